@@ -1,0 +1,1 @@
+"""A Megatron-style pretraining loop over `.bin/.idx` files."""
