@@ -42,7 +42,7 @@ def wanted_identity(stage: Stage, shard: int, manifests: dict[tuple[str, int], M
         inputs |= {
             name: output.sha256 for name, output in manifest.outputs.items() if not name.startswith("quarantine/")
         }
-    return {"stage": stage.name, "version": stage.version, "settings": stage.settings(), "inputs": inputs}
+    return {**stage.identity, "inputs": inputs}
 
 
 def raw_identity(stage: Stage, shard: int, manifest: Manifest) -> dict[str, str | None]:
@@ -74,12 +74,11 @@ def stage_states(
     result = []
     for stage in stages:
         state = StageState(stage)
-        settings = stage.settings()
         for shard in range(stage.shards):
             manifest = read_manifest(run, stage.name, shard)
             word = FAILED if run.failure(stage.name, shard).is_file() else PENDING
             if manifest is not None:
-                word = _state_of(run, stage, shard, manifest, finished, settings, refused, force_stale, full)
+                word = _state_of(run, stage, shard, manifest, finished, refused, force_stale, full)
                 state.manifests[shard] = manifest
                 if word == DONE:
                     finished[stage.name, shard] = manifest
@@ -101,12 +100,11 @@ def _state_of(
     shard: int,
     manifest: Manifest,
     finished: dict[tuple[str, int], Manifest],
-    settings: dict[str, Any],
     refused: list[str],
     force_stale: bool,
     full: bool,
 ) -> str:
-    fixed = {"version": stage.version, "settings": settings, "raw_inputs": raw_identity(stage, shard, manifest)}
+    fixed = {"version": stage.version, "settings": stage.identity["settings"], "raw_inputs": raw_identity(stage, shard, manifest)}
     difference = identity_difference({key: manifest.identity[key] for key in fixed}, fixed)
     if difference and not force_stale:
         lines = [f"    {key}: {old!r} -> {new!r}" for key, (old, new) in difference.items()]

@@ -151,3 +151,8 @@ def write_failure(run: RunFolder, stage: str, shard: int, error: BaseException) 
     message = str(error) if isinstance(error, SafetroveError) else f"{type(error).__name__}: {error}"
     place = "" if isinstance(error, SafetroveError) else "".join(traceback.format_tb(error.__traceback__)[-3:])
     write_json(run.failure(stage, shard), {"stage": stage, "shard": shard, "error": message[:2000], "place": place})
+
+
+def read_failure(run: RunFolder, stage: str, shard: int) -> str:
+    """Why the last try of a shard failed."""
+    return str(json.loads(run.failure(stage, shard).read_text(encoding="utf-8"))["error"])

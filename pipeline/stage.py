@@ -1,5 +1,6 @@
 """What a stage is: a name, a version, the settings that change its output, its inputs, and a datatrove pipeline."""
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -30,6 +31,11 @@ class Stage(ABC):
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """All that changes the output besides the inputs: recipe keys, prompt and model hashes. JSON-able."""
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """Name, version and settings, computed once: model hashes cost time."""
+        return {"stage": self.name, "version": self.version, "settings": self.settings()}
 
     @abstractmethod
     def inputs(self, shard: int) -> list[ShardRef]:

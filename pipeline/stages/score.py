@@ -1,5 +1,6 @@
 """Stages `score-fasttext`, `score-embedding`, `score-judge` (a sidecar each) and `score-final` (their maximum)."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +91,29 @@ class ClassifierStage(Stage):
     def load(self) -> Any:
         """The classifier; called in the worker, which keeps it for its next shards."""
         if self.classifier == "fasttext":
-            from classifiers.fasttext_classifier import FastTextClassifier
-
-            return FastTextClassifier.load(_optional_path(self.recipe.score.fasttext.weights))
-        from classifiers.embedding import EmbeddingClassifier
-
+            return _fasttext(_optional_path(self.recipe.score.fasttext.weights))
         settings = self.recipe.score.embedding
-        return EmbeddingClassifier.load(settings.encoder, _optional_path(settings.head), settings.threads)
+        return _embedding(settings.encoder, _optional_path(settings.head), settings.threads)
+
+
+@functools.lru_cache(maxsize=1)
+def _fasttext(weights: Path | None) -> Any:
+    from classifiers.fasttext_classifier import FastTextClassifier
+
+    return FastTextClassifier.load(weights)
+
+
+@functools.lru_cache(maxsize=1)
+def _embedding(encoder: str, head: Path | None, threads: int) -> Any:
+    from classifiers.embedding import EmbeddingClassifier
+
+    return EmbeddingClassifier.load(encoder, head, threads)
+
+
+def ensemble_levels(stages: "list[ClassifierStage]", texts: list[str]) -> list[int]:
+    """The ensemble's level of each text, scored anew by the classifiers of `stages`."""
+    columns = [stage.load().score(texts) for stage in stages]
+    return [combine({s.classifier: score for s, score in zip(stages, row, strict=True)}).score for row in zip(*columns, strict=True)]
 
 
 def _optional_path(value: str | None) -> Path | None:

@@ -17,7 +17,7 @@ from pipeline.shard_task import ShardTask
 from pipeline.stage import ShardRef, Stage
 from pipeline.stages.dedup import document_table
 from pipeline.stages.score import score_table
-from pipeline.stages.synthesis import KINDS, synthetic_table
+from pipeline.stages.synthesis import synthetic_table
 from pipeline.stages.tag import drop_by_score, tagged_table
 from pipeline.tables import ReadShard
 from pipeline.tagging import insert_tag_ids, tag_positions
@@ -28,7 +28,7 @@ BATCH_DOCUMENTS = 128
 
 def token_sources(recipe: Recipe) -> list[str]:
     """The sources of the blend, in order."""
-    return ["safe", "tagged", *(KINDS[kind].name for kind in synthetic_kinds(recipe))]
+    return ["safe", "tagged", *synthetic_kinds(recipe)]
 
 
 def synthetic_kinds(recipe: Recipe) -> list[str]:
@@ -45,7 +45,7 @@ def token_prefix(run: RunFolder, source: str, shard: int) -> Path:
     return run.root / "tokens" / source / f"{shard:05d}"
 
 
-class TokenizerStage(Stage):
+class TokeniserStage(Stage):
     """The tokenizer that everything downstream reads the tag from."""
 
     def __init__(self, recipe: Recipe, run: RunFolder):
