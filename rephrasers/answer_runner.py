@@ -17,7 +17,7 @@ from datatrove.pipeline.inference.types import InferenceError, InferenceResult, 
 from classifiers.errors import SafetroveError
 from rephrasers.answer_spill import AnswerSpill
 from rephrasers.servers.endpoint import GuardedClient
-from rephrasers.servers.serving import Serving
+from rephrasers.servers.open_servers import Serving
 from rephrasers.servers.settings import ServerSettings
 
 RESULT_KEY = "result"

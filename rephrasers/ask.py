@@ -13,7 +13,7 @@ from classifiers.errors import DataError
 from rephrasers.answer_spill import AnswerSpill
 from rephrasers.models import ModelReference
 from rephrasers.prompt_length import Messages, token_counter
-from rephrasers.servers.serving import model_of, open_server, serving
+from rephrasers.servers.open_servers import model_of, open_server, serving
 from rephrasers.servers.settings import ServerSettings
 
 RequestFunction = Callable[[Document], Messages | None]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rephrasers.models import ModelReference, resolve_model
-from rephrasers.servers.serving import choose_server
+from rephrasers.servers.open_servers import choose_server
 from rephrasers.servers.settings import ServerSettings
 
 Messages = list[dict[str, str]]

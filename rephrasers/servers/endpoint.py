@@ -14,7 +14,7 @@ from datatrove.pipeline.inference.types import InferenceError, ServerError
 from loguru import logger
 
 from classifiers.errors import ModelError, RecipeError
-from rephrasers.servers.serving import Serving
+from rephrasers.servers.open_servers import Serving
 from rephrasers.servers.settings import ServerSettings
 
 BACK_OFF_SECONDS = 0.5

@@ -15,8 +15,8 @@ from classifiers.errors import ModelError
 from rephrasers.ask import AskLLM
 from rephrasers.models import resolve_model
 from rephrasers.servers import ServerSettings, choose_server, open_server, serving
+from rephrasers.servers.open_servers import model_of
 from rephrasers.servers.process import ServerCommand, ServerProcess
-from rephrasers.servers.serving import model_of
 from rephrasers.servers.transformers_serve import cache_blocks, transformers_command
 
 needs_writer = pytest.mark.skipif(
@@ -71,7 +71,7 @@ def test_a_server_that_ends_at_start_is_reported_with_its_log(tmp_path):
 
 def test_a_server_that_never_listens_runs_into_the_time_limit(tmp_path):
     process = start_sleeper(tmp_path, "import signal; signal.pause()")
-    with pytest.raises(ModelError, match="not ready after 0 s .start_timeout_seconds"):
+    with pytest.raises(ModelError, match=r"not ready after 0 s .start_timeout_seconds"):
         process.wait_until_healthy(0)
     process.stop()
     assert process.exit_status() == -signal.SIGTERM
@@ -111,8 +111,8 @@ def wait_for_end(pid):
 CLIENT = """
 import sys, signal
 from pathlib import Path
-from rephrasers.servers import process, serving, ServerSettings
-import rephrasers.servers.serving as module
+from rephrasers.servers import ServerSettings, process, serving
+import rephrasers.servers.open_servers as module
 command = process.ServerCommand([sys.executable, "-c", "import signal; signal.pause()"])
 module.transformers_command = lambda *_: command
 module.ServerProcess.wait_until_healthy = lambda *_: None
@@ -140,10 +140,10 @@ def test_the_server_dies_with_its_client(tmp_path, ending):
 
 
 def test_auto_prefers_the_endpoint_then_vllm_then_transformers(monkeypatch):
-    monkeypatch.setattr("rephrasers.servers.serving.vllm_is_installed", lambda: True)
+    monkeypatch.setattr("rephrasers.servers.open_servers.vllm_is_installed", lambda: True)
     assert choose_server(ServerSettings(url="http://x")) == "endpoint"
     assert choose_server(ServerSettings()) == "vllm"
-    monkeypatch.setattr("rephrasers.servers.serving.vllm_is_installed", lambda: False)
+    monkeypatch.setattr("rephrasers.servers.open_servers.vllm_is_installed", lambda: False)
     assert choose_server(ServerSettings()) == "transformers"
 
 
@@ -203,6 +203,6 @@ def test_models_are_named_by_folder_hub_id_or_embedded(tmp_path):
         with pytest.raises(ModelError):
             resolve_model(wrong)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="no config.json"):
+    with pytest.raises(ModelError, match=r"no config\.json"):
         resolve_model(str(tmp_path / "empty"))
     assert model_of(ServerSettings(url="http://x", model="any name")).path_or_id == "any name"
