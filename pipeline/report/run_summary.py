@@ -1,0 +1,245 @@
+"""What a run folder's manifests and recipe say to the card: ledger, yield of the writers, tokens, how it was made."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+
+from classifiers.errors import DataError
+from pipeline.report.rates import wilson_interval
+
+STAGES = (
+    *("ingest", "dedup-find", "documents", "score-fasttext", "score-embedding", "score-judge", "score-final"),
+    *("rephrase", "refuse", "moralise", "verify-rephrased", "verify-refusal", "verify-moral", "tag"),
+    *("tokenise-safe", "tokenise-tagged", "tokenise-rephrased", "tokenise-refusal", "tokenise-moral"),
+    *("blend", "card-counts"),
+)
+"""All stages in the order in which text flows; the ledger is shown in it."""
+
+OPTIONAL_STAGES = frozenset({"score-fasttext", "score-embedding", "score-judge"})
+"""Which of these run is the recipe's choice; their absence is no gap."""
+
+_NOT_BY_DOCUMENT_SHARD = frozenset({"dedup-find", "blend"})
+_MADE_KEYS = frozenset({"classifiers", "model", "server", "encoder", "head", "weights", "tokenizer", "revision"})
+_MADE_KEYS_OF_SYNTHESIS = frozenset({"temperature", "top_p", "max_tokens", "rephrase_scores", "refuse_scores", "rate"})
+
+
+def read_manifests(run: Path) -> dict[str, list[dict[str, Any]]]:
+    """Stage -> manifests of its finished shards, in shard order; stages in the order of STAGES, unknown ones last.
+
+    Raises DataError naming a manifest that cannot be read.
+    """
+    manifests: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((run / "manifests").glob("*/*.json")):
+        if not path.stem.isdigit():
+            continue
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            rows = manifest["rows"]
+            # What the card reads is checked here, so that no later line meets a surprise.
+            _ = (int(rows["in"]), int(rows["kept"]), Counter(rows["dropped"]), Counter(rows["quarantined"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not a manifest ({error!r}); rerun that shard") from error
+        manifests.setdefault(path.parent.name, []).append(manifest)
+    known = [stage for stage in STAGES if stage in manifests]
+    return {stage: manifests[stage] for stage in known + sorted(manifests.keys() - set(STAGES))}
+
+
+def ledger(run: Path, manifests: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """One row a stage: shards (finished, failed), rows in, kept, dropped and quarantined by reason, whether it balances."""
+    rows = []
+    for stage, shards in manifests.items():
+        dropped = sum((Counter(m["rows"]["dropped"]) for m in shards), Counter())
+        quarantined = sum((Counter(m["rows"]["quarantined"]) for m in shards), Counter())
+        rows_in, kept = sum(m["rows"]["in"] for m in shards), sum(m["rows"]["kept"] for m in shards)
+        rows.append(
+            {
+                "stage": stage,
+                "shards": len(shards),
+                "failed_shards": len(list((run / "manifests" / stage).glob("*.failed.json"))),
+                "in": rows_in,
+                "kept": kept,
+                "dropped": dict(sorted(dropped.items())),
+                "quarantined": dict(sorted(quarantined.items())),
+                # Shard by shard: two errors must not cancel in the sum.
+                "balanced": all(_missing_rows(m["rows"]) == 0 for m in shards),
+                "forced_stale": any(m.get("forced_stale", False) for m in shards),
+            }
+        )
+    return rows
+
+
+def _missing_rows(rows: dict[str, Any]) -> int:
+    return rows["in"] - rows["kept"] - sum(rows["dropped"].values()) - sum(rows["quarantined"].values())
+
+
+def removed_documents(ledger_rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts of what was taken out: duplicates, never_train, and overlaps with evaluation suites (by suite).
+
+    None where the stage that would say so has not run. A reason may carry a detail after a colon.
+    """
+    by_stage = {row["stage"]: Counter(row["dropped"]) + Counter(row["quarantined"]) for row in ledger_rows}
+
+    def of(stage: str, reason: str) -> int | None:
+        if stage not in by_stage:
+            return None
+        return sum(n for name, n in by_stage[stage].items() if name.split(":")[0] == reason)
+
+    suites = {
+        name.removeprefix("contaminated:"): n
+        for name, n in by_stage.get("ingest", Counter()).items()
+        if name.startswith("contaminated:")
+    }
+    return {
+        "duplicate": of("documents", "duplicate"),
+        "never_train": of("score-final", "never_train"),
+        "contaminated": of("ingest", "contaminated"),
+        "contaminated_by_suite": dict(sorted(suites.items())),
+    }
+
+
+def synthetic_yield(manifests: dict[str, list[dict[str, Any]]], ledger_rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """For each kind that was verified: tried, accepted, the share with its Wilson interval, drops by rule, by style."""
+    result = {}
+    for row in ledger_rows:
+        stage = row["stage"]
+        if not stage.startswith("verify-"):
+            continue
+        styles: dict[str, list[int]] = {}
+        for manifest in manifests[stage]:
+            for style, (accepted, tried) in manifest.get("metrics", {}).get("yield_by_style", {}).items():
+                so_far = styles.setdefault(style, [0, 0])
+                so_far[0] += accepted
+                so_far[1] += tried
+        result[stage.removeprefix("verify-")] = {
+            **yield_entry(row["kept"], row["in"]),
+            "dropped": dict(Counter(row["dropped"]) + Counter(row["quarantined"])),
+            "by_style": {style: yield_entry(*counts) for style, counts in sorted(styles.items())},
+        }
+    return result
+
+
+def yield_entry(accepted: int, tried: int) -> dict[str, Any]:
+    """accepted, tried and their share with its interval (None when nothing was tried)."""
+    share = vars(wilson_interval(accepted, tried)) if tried else None
+    return {"accepted": accepted, "tried": tried, "share": share}
+
+
+def token_counts(manifests: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Tokens of each tokenised source (sum of the manifests' `tokens`), its share, and its weight in the blend."""
+    totals = {
+        stage.removeprefix("tokenise-"): sum(int(m.get("metrics", {}).get("tokens", 0)) for m in shards)
+        for stage, shards in manifests.items()
+        if stage.startswith("tokenise-")
+    }
+    weights: dict[str, float] = {}
+    for manifest in manifests.get("blend", []):
+        weights |= manifest.get("metrics", {}).get("weights", {})
+    everything = sum(totals.values())
+    return [
+        {"source": source, "tokens": n, "share": n / everything if everything else None, "weight": weights.get(source)}
+        for source, n in totals.items()
+    ]
+
+
+def operating_point(manifests: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
+    """The scorer's measured error rates at score >= 1, where the score-final manifests record them.
+
+    `metrics.operating_point` holds `true_positive_rate` and `false_positive_rate` on held-out labels, and maybe
+    `measured_on`. Raises DataError where they are no rates, or where the scorer is no better than chance.
+    """
+    for manifest in manifests.get("score-final", []):
+        point = manifest.get("metrics", {}).get("operating_point")
+        if point is None:
+            continue
+        tpr, fpr = point.get("true_positive_rate"), point.get("false_positive_rate")
+        if not (isinstance(tpr, int | float) and isinstance(fpr, int | float) and 0 <= fpr < tpr <= 1):
+            raise DataError(
+                f"score-final: operating_point needs 0 <= false_positive_rate < true_positive_rate <= 1, has {point}; "
+                "evaluate the classifier again and rerun score-final"
+            )
+        return dict(point)
+    return None
+
+
+def read_recipe(run: Path) -> tuple[dict[str, Any], str | None]:
+    """(recipe, sha256 of its bytes); ({}, None) where the run has none. Raises DataError when it is no mapping."""
+    path = run / "recipe.yaml"
+    if not path.is_file():
+        return {}, None
+    content = path.read_bytes()
+    try:
+        recipe = yaml.safe_load(content)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise DataError(f"{path}: expected a mapping; the run's frozen recipe is damaged")
+    return recipe, hashlib.sha256(content).hexdigest()
+
+
+def writer_name(recipe: dict[str, Any]) -> str | None:
+    """The model that wrote the synthetic texts; None where the recipe asks for none."""
+    llm = (recipe.get("synthesis") or {}).get("llm") or {}
+    return llm.get("model")
+
+
+def how_it_was_made(recipe: dict[str, Any]) -> dict[str, str]:
+    """Dotted recipe key -> value, for the models and the settings that shape the texts; folders by name only."""
+    found: dict[str, str] = {}
+
+    def walk(value: Any, path: tuple[str, ...]) -> None:
+        if isinstance(value, dict) and path[-1:] != ("weights",):
+            for key, item in value.items():
+                walk(item, (*path, str(key)))
+        elif path and value not in (None, {}, []):
+            wanted = path[-1] in _MADE_KEYS or (path[-1] in _MADE_KEYS_OF_SYNTHESIS and path[0] in ("synthesis", "tag"))
+            if wanted:
+                # A card is published: the folders of the machine it was made on stay out of it.
+                absolute = isinstance(value, str) and PurePath(value).is_absolute()
+                found[".".join(path)] = PurePath(value).name if absolute else _one_line(value)
+
+    walk({key: recipe[key] for key in ("score", "synthesis", "tag", "tokenise") if recipe.get(key)}, ())
+    return found
+
+
+def _one_line(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def missing_parts(manifests: dict[str, list[dict[str, Any]]], recipe: dict[str, Any]) -> list[str]:
+    """The stages that have not run, in order, without those that the recipe leaves out."""
+    synthesis = recipe.get("synthesis", {})
+    writers = {"rephrase", "refuse", "moralise"}
+    kinds = {"rephrased", "refusal", "moral"}
+    left_out = set(OPTIONAL_STAGES)
+    if synthesis is None:
+        left_out |= writers | {f"{verb}-{kind}" for verb in ("verify", "tokenise") for kind in kinds}
+    elif synthesis.get("moralise") is False:
+        left_out |= {"moralise", "verify-moral", "tokenise-moral"}
+    return [stage for stage in STAGES if stage not in manifests and stage not in left_out]
+
+
+def warnings_of(ledger_rows: list[dict[str, Any]]) -> list[str]:
+    """What a reader must know before the numbers: forced stale results, broken ledgers, shards that are not there."""
+    warnings = []
+    shards = max((row["shards"] for row in ledger_rows if row["stage"] in ("ingest", "documents")), default=0)
+    for row in ledger_rows:
+        stage = row["stage"]
+        if row["forced_stale"]:
+            warnings.append(
+                f"Stale: {stage} kept results made from older inputs (--force-stale). Do not publish; rerun {stage}."
+            )
+        if not row["balanced"]:
+            warnings.append(
+                f"Broken ledger: rows of {stage} are unaccounted for (in is not kept + dropped + quarantined)."
+            )
+        if row["failed_shards"]:
+            warnings.append(
+                f"Failed: {row['failed_shards']} shard(s) of {stage}; their documents are not in the numbers."
+            )
+        if row["shards"] < shards and stage not in _NOT_BY_DOCUMENT_SHARD:
+            warnings.append(f"Partial: {stage} has finished {row['shards']} of {shards} shards.")
+    return warnings
