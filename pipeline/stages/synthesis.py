@@ -17,12 +17,19 @@ from pipeline.recipe import Recipe
 from pipeline.run_folder import RunFolder
 from pipeline.shard_task import ShardTask
 from pipeline.stage import ShardRef
+from pipeline.stages.assignments import (
+    Assignment,
+    assign_moral,
+    assign_refusal,
+    assign_rephrased,
+    prompt_hashes,
+    read_answer,
+)
 from pipeline.stages.dedup import document_table
 from pipeline.stages.language_model import LanguageModelStage, output_settings
 from pipeline.stages.score import score_table
 from pipeline.stages.tag import drop_by_score
 from pipeline.tables import ReadShard, WriteShard
-from rephrasers.drafting import Assignment, assign_moral, assign_refusal, assign_rephrased, prompt_hashes, read_answer
 
 STAGE_OF_KIND = {"rephrased": "rephrase", "refusal": "refuse", "moral": "moralise"}
 
@@ -30,7 +37,7 @@ DRAFT_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("text", pa.string()),
-        ("turns", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("turns", pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))),
         ("source_id", pa.string()),  # the document or, for moral texts, the dialogue that it was written from
         ("source", pa.string()),
         ("licence", pa.string()),
@@ -106,15 +113,17 @@ class DraftStage(LanguageModelStage):
         assert self.recipe.synthesis is not None
         maximum, seed = self.recipe.synthesis.source_characters, self.recipe.seed
         table = self._input(task.shard)[1]
-        assign: Callable[[Document], Assignment | None]
-        if self.kind == "moral":
-            first = [ReadShard(task, table)]
-            assign = lambda d: assign_moral(d.metadata["turns"], d.text)  # noqa: E731
-        else:
+        first: list[PipelineStep] = [ReadShard(task, table)]
+        if self.kind != "moral":
             sidecars = {"final": score_table(self.run, "final", task.shard)}
             first = [ReadShard(task, table, sidecars), OnlyScores(task, self.scores)]
-            by_kind = {"rephrased": assign_rephrased, "refusal": assign_refusal}[self.kind]
-            assign = lambda d: by_kind(seed, d.id, d.text[:maximum])  # noqa: E731
+
+        def assign(document: Document) -> Assignment | None:
+            if self.kind == "moral":
+                return assign_moral(document.metadata["turns"])
+            text = document.text[:maximum]
+            return assign_refusal(text) if self.kind == "refusal" else assign_rephrased(seed, document.id, text)
+
         hashes = list(prompt_hashes(self.kind).values())
         return [
             *first,
