@@ -82,7 +82,9 @@ def test_every_record_reads_and_matches_its_label():
 
 
 def test_datatrove_reads_every_well_formed_page():
-    read = {document.metadata["url"]: document.text for document in WarcReader(str(WEB_FOLDER)).run(rank=0, world_size=1)}
+    read = {
+        document.metadata["url"]: document.text for document in WarcReader(str(WEB_FOLDER)).run(rank=0, world_size=1)
+    }
     assert {page.url for page in WELL_FORMED} <= set(read)
     for page in WELL_FORMED:
         assert read[page.url] == page_html(page)
@@ -97,6 +99,16 @@ def test_labels_cover_the_rubric():
     assert all((row["category"] == "none") == (row["score"] == 0) for row in labels)
     assert sum(row["language"] != "en" for row in labels) >= 15
     assert sum(row["malformed"] is not None for row in labels) >= 10
+
+
+def test_readme_counts_are_those_of_the_labels():
+    labels = json_lines(LABELS_FILE)
+    table = re.findall(
+        r"(?m)^\| (\d) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", (SAMPLE_FOLDER / "README.md").read_text()
+    )
+    kinds = Counter((row["score"], "malformed" if row["malformed"] else row["language"] == "en") for row in labels)
+    counted = [(score, kinds[score, True], kinds[score, False], kinds[score, "malformed"]) for score in range(6)]
+    assert [tuple(map(int, row)) for row in table] == [(*row, sum(row[1:])) for row in counted]
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +159,14 @@ def test_duplicates_repeat_their_original_byte_for_byte():
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("{url: 'https://a.example/', title: A, genre: news, language: en, score: 6, category: other}", "not one of 0-5"),
-        ("{url: 'https://a.example/', title: A, genre: news, language: en, score: 0, category: hate}", "'none' at score 0"),
+        (
+            "{url: 'https://a.example/', title: A, genre: news, language: en, score: 6, category: other}",
+            "not one of 0-5",
+        ),
+        (
+            "{url: 'https://a.example/', title: A, genre: news, language: en, score: 0, category: hate}",
+            "'none' at score 0",
+        ),
         ("{url: 'https://a.example/', titel: A}", "unknown keys titel"),
         ("{url: 'https://a.example/', title: A}", "missing 4 required"),
     ],
