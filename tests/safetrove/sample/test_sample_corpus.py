@@ -14,6 +14,7 @@ from warcio.archiveiterator import ArchiveIterator
 from classifiers.errors import DataError
 from safetrove.sample import LABELS_FILE, SAMPLE_FOLDER, SUITE_FILE, WEB_FOLDER
 from safetrove.sample.build import build, payload, record_id
+from safetrove.sample.damage import DAMAGES
 from safetrove.sample.layout import page_html
 from safetrove.sample.pages import Page, blocks, read_pages
 
@@ -154,6 +155,26 @@ def test_duplicates_repeat_their_original_byte_for_byte():
         original = by_url[copy.copy_of]
         assert payload(copy, by_url) == payload(original, by_url)
         assert (copy.score, copy.category, copy.language) == (original.score, original.category, original.language)
+
+
+def damaged(name: str) -> str:
+    by_url = {page.url: page for page in PAGES}
+    (page,) = (page for page in PAGES if page.damage == name)
+    return payload(page, by_url).decode("utf-8", errors="surrogateescape")
+
+
+def test_each_damage_is_on_exactly_one_page():
+    assert sorted(page.damage for page in PAGES if page.damage) == sorted(DAMAGES)
+
+
+def test_damaged_payloads_are_broken_as_they_say():
+    assert damaged("empty") == ""
+    assert "<html" not in damaged("binary")
+    assert "\udcff\udcfe" in damaged("invalid_utf8")
+    assert damaged("truncated").endswith("</") and "</main>" not in damaged("truncated")
+    assert damaged("deeply_nested").split("<main")[0].count("<div>") == 600
+    assert "<p>" not in damaged("script_only").split("<script>")[0]
+    assert "<nav>" in damaged("navigation_only") and "<h1>" not in damaged("navigation_only")
 
 
 @pytest.mark.parametrize(
