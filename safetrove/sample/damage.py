@@ -23,19 +23,20 @@ def invalid_utf8(payload: bytes) -> bytes:
 
 
 def truncated(payload: bytes) -> bytes:
-    """The transfer broke off in the middle of the article, inside a tag."""
-    return payload[: payload.rindex(b"</p>")] + b'<p class="le'
+    """The transfer broke off in the middle of the main part, inside a tag."""
+    middle = (payload.index(b"<main") + payload.index(b"</main>")) // 2
+    return payload[: payload.index(b"</p>", middle) + len(b"</")]
 
 
 def deeply_nested(payload: bytes) -> bytes:
-    """The article inside 600 div elements."""
-    opened = payload.replace(b"<article", b"<div>" * 600 + b"<article")
-    return opened.replace(b"</article>", b"</article>" + b"</div>" * 600)
+    """The main part inside 600 div elements, more than an HTML parser's usual limit of 256."""
+    opened = payload.replace(b"<main", b"<div>" * 600 + b"<main", 1)
+    return opened.replace(b"</main>", b"</main>" + b"</div>" * 600, 1)
 
 
 def script_only(payload: bytes) -> bytes:
     """The text is only a string that a script would write."""
-    text = re.sub(rb"\s+", b" ", payload[payload.index(b"<article") : payload.index(b"</article>")]).replace(b'"', b"'")
+    text = re.sub(rb"\s+", b" ", payload[payload.index(b"<main") : payload.index(b"</main>")]).replace(b'"', b"'")
     return (
         b'<!DOCTYPE html>\n<html><head></head><body><div id="app"></div><script>render("'
         + text

@@ -14,6 +14,7 @@ from warcio.archiveiterator import ArchiveIterator
 from classifiers.errors import DataError
 from safetrove.sample import LABELS_FILE, SAMPLE_FOLDER, SUITE_FILE, WEB_FOLDER
 from safetrove.sample.build import build, payload, record_id
+from safetrove.sample.damage import DAMAGES
 from safetrove.sample.layout import page_html
 from safetrove.sample.pages import Page, blocks, read_pages
 
@@ -82,7 +83,9 @@ def test_every_record_reads_and_matches_its_label():
 
 
 def test_datatrove_reads_every_well_formed_page():
-    read = {document.metadata["url"]: document.text for document in WarcReader(str(WEB_FOLDER)).run(rank=0, world_size=1)}
+    read = {
+        document.metadata["url"]: document.text for document in WarcReader(str(WEB_FOLDER)).run(rank=0, world_size=1)
+    }
     assert {page.url for page in WELL_FORMED} <= set(read)
     for page in WELL_FORMED:
         assert read[page.url] == page_html(page)
@@ -97,6 +100,16 @@ def test_labels_cover_the_rubric():
     assert all((row["category"] == "none") == (row["score"] == 0) for row in labels)
     assert sum(row["language"] != "en" for row in labels) >= 15
     assert sum(row["malformed"] is not None for row in labels) >= 10
+
+
+def test_readme_counts_are_those_of_the_labels():
+    labels = json_lines(LABELS_FILE)
+    table = re.findall(
+        r"(?m)^\| (\d) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", (SAMPLE_FOLDER / "README.md").read_text()
+    )
+    kinds = Counter((row["score"], "malformed" if row["malformed"] else row["language"] == "en") for row in labels)
+    counted = [(score, kinds[score, True], kinds[score, False], kinds[score, "malformed"]) for score in range(6)]
+    assert [tuple(map(int, row)) for row in table] == [(*row, sum(row[1:])) for row in counted]
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +157,37 @@ def test_duplicates_repeat_their_original_byte_for_byte():
         assert (copy.score, copy.category, copy.language) == (original.score, original.category, original.language)
 
 
+def damaged(name: str) -> str:
+    by_url = {page.url: page for page in PAGES}
+    (page,) = (page for page in PAGES if page.damage == name)
+    return payload(page, by_url).decode("utf-8", errors="surrogateescape")
+
+
+def test_each_damage_is_on_exactly_one_page():
+    assert sorted(page.damage for page in PAGES if page.damage) == sorted(DAMAGES)
+
+
+def test_damaged_payloads_are_broken_as_they_say():
+    assert damaged("empty") == ""
+    assert "<html" not in damaged("binary")
+    assert "\udcff\udcfe" in damaged("invalid_utf8")
+    assert damaged("truncated").endswith("</") and "</main>" not in damaged("truncated")
+    assert damaged("deeply_nested").split("<main")[0].count("<div>") == 600
+    assert "<p>" not in damaged("script_only").split("<script>")[0]
+    assert "<nav>" in damaged("navigation_only") and "<h1>" not in damaged("navigation_only")
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("{url: 'https://a.example/', title: A, genre: news, language: en, score: 6, category: other}", "not one of 0-5"),
-        ("{url: 'https://a.example/', title: A, genre: news, language: en, score: 0, category: hate}", "'none' at score 0"),
+        (
+            "{url: 'https://a.example/', title: A, genre: news, language: en, score: 6, category: other}",
+            "not one of 0-5",
+        ),
+        (
+            "{url: 'https://a.example/', title: A, genre: news, language: en, score: 0, category: hate}",
+            "'none' at score 0",
+        ),
         ("{url: 'https://a.example/', titel: A}", "unknown keys titel"),
         ("{url: 'https://a.example/', title: A}", "missing 4 required"),
     ],
