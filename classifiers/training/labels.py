@@ -1,0 +1,47 @@
+"""Reads labelled texts: JSON lines with `text`, `score` (0-5) and `category`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from classifiers.errors import DataError
+from classifiers.rubric import CATEGORY_NAMES, LEVELS, NO_CATEGORY
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """One labelled text; `source` is its kind (web page, dialogue ...), which predicts much of the score: report by it."""
+
+    text: str
+    score: int
+    category: str
+    source: str
+
+
+def read_labels(path: Path) -> list[LabelledText]:
+    """All rows of the file. Raises DataError that names the file, the line and the field."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected JSON lines with text, score and category")
+    rows = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                rows.append(_read_row(line, f"{path}, line {number}"))
+    if not rows:
+        raise DataError(f"{path}: holds no rows; expected JSON lines with text, score and category")
+    return rows
+
+
+def _read_row(line: str, where: str) -> LabelledText:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON ({error})") from error
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        raise DataError(f"{where}: expected an object with a string `text`")
+    score, category = row.get("score"), row.get("category")
+    if isinstance(score, bool) or not isinstance(score, int) or score not in range(len(LEVELS)):
+        raise DataError(f"{where}: score {score!r}; expected a whole number from 0 to {len(LEVELS) - 1}")
+    if category not in CATEGORY_NAMES or (category == NO_CATEGORY) != (score == 0):
+        raise DataError(f"{where}: category {category!r} with score {score}; 'none' belongs to score 0 and to no other")
+    return LabelledText(row["text"], score, category, str(row.get("source", "unknown")))

@@ -1,0 +1,1 @@
+"""Raw files to normalised documents: input files, records, extraction, limits, language, decontamination."""

@@ -1,0 +1,119 @@
+"""The input files of a run: one file is one shard. The list is frozen at the first run, so that shard numbers stay."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+import fsspec
+
+from classifiers.errors import DataError, RecipeError
+from pipeline.atomic_files import write_json
+from pipeline.recipe import Recipe, Source
+from pipeline.run_folder import RunFolder
+
+_HUB_FORMATS = {".parquet": "parquet", ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl"}
+_COMPRESSIONS = {".gz", ".zst", ".bz2", ".xz"}
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One raw file. `name` is stable (relative to its source); `uri` is a local path or an fsspec address;
+    `pin` is the remote store's own version mark, None for local files, which are hashed instead."""
+
+    source: str
+    format: str
+    name: str
+    uri: str
+    pin: str | None = None
+
+
+def input_files(recipe: Recipe, run: RunFolder) -> list[InputFile]:
+    """The frozen list of the run, or what the recipe finds now. Raises DataError where the two differ."""
+    frozen_path = run.root / "inputs.json"
+    if not frozen_path.is_file():
+        return list_input_files(recipe)
+    frozen = [InputFile(**entry) for entry in json.loads(frozen_path.read_text(encoding="utf-8"))]
+    if any(source.format == "hub" for source in recipe.sources):
+        return frozen  # pinned to a commit: the Hub need not be asked again
+    found = list_input_files(recipe)
+    gone = sorted({f.uri for f in frozen} - {f.uri for f in found})
+    new = sorted({f.uri for f in found} - {f.uri for f in frozen})
+    if gone or new:
+        lines = [f"    gone: {uri}" for uri in gone[:10]] + [f"    new:  {uri}" for uri in new[:10]]
+        raise DataError(
+            f"{run.root}: the input files are not those of the first run:\n" + "\n".join(lines) + "\n"
+            "Put them back, or take a new --output folder."
+        )
+    return frozen
+
+
+def freeze_input_files(files: list[InputFile], run: RunFolder) -> None:
+    """Write the list into the run folder, once."""
+    path = run.root / "inputs.json"
+    if not path.is_file():
+        write_json(path, [asdict(f) for f in files])
+
+
+def list_input_files(recipe: Recipe) -> list[InputFile]:
+    """All files of all sources, sorted within each source. Raises RecipeError where a source has none."""
+    files: list[InputFile] = []
+    for position, source in enumerate(recipe.sources):
+        found = _hub_files(source) if source.format == "hub" else _plain_files(source)
+        if not found:
+            raise RecipeError(f"sources.{position}.path: {source.path}: no files there; give a file, a folder or a glob")
+        files += found
+    return files
+
+
+def _plain_files(source: Source) -> list[InputFile]:
+    if "://" in source.path:
+        return _remote_files(source)
+    path = Path(source.path)
+    if path.is_file():
+        base, found = path.parent, [path]
+    elif path.is_dir():
+        base, found = path, sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+    else:
+        fixed = [part for part in path.parts if not any(c in part for c in "*?[")]
+        base = Path(*fixed) if len(fixed) < len(path.parts) else path.parent
+        found = sorted(p for p in base.glob(str(path.relative_to(base))) if p.is_file()) if base.is_dir() else []
+    return [InputFile(source.name, source.format, p.relative_to(base).as_posix(), str(p)) for p in found]
+
+
+def _remote_files(source: Source) -> list[InputFile]:
+    filesystem, path = fsspec.core.url_to_fs(source.path)
+    found = [path] if filesystem.isfile(path) else sorted(filesystem.glob(path if "*" in path else f"{path}/**"))
+    base = path.split("*")[0].rpartition("/")[0]
+    return [
+        InputFile(
+            source.name,
+            source.format,
+            str(PurePosixPath(p).relative_to(base)) if p.startswith(base + "/") else PurePosixPath(p).name,
+            filesystem.unstrip_protocol(p),
+            filesystem.ukey(p),
+        )
+        for p in found
+        if filesystem.isfile(p)
+    ]
+
+
+def _hub_files(source: Source) -> list[InputFile]:
+    """Files of one split, as the `datasets` library resolves them: pinned to the commit that it found."""
+    import datasets
+
+    try:
+        builder = datasets.load_dataset_builder(source.path, source.config, revision=source.revision)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"source {source.name}: data set {source.path} cannot be resolved: {error}") from error
+    splits = builder.config.data_files or {}
+    if source.split not in splits:
+        raise RecipeError(f"source {source.name}: {source.path} has no split {source.split!r}, only {sorted(splits)}")
+    files = []
+    for uri in sorted(map(str, splits[source.split])):
+        suffixes = [s for s in PurePosixPath(uri).suffixes if s not in _COMPRESSIONS]
+        kind = _HUB_FORMATS.get(suffixes[-1] if suffixes else "")
+        if kind is None:
+            raise RecipeError(f"source {source.name}: {uri}: only Parquet and JSON lines are read from the Hub")
+        remote = "://" in uri
+        files.append(InputFile(source.name, kind, PurePosixPath(uri).name, uri, uri if remote else None))
+    return files

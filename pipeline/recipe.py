@@ -1,0 +1,207 @@
+"""The recipe: what a run reads, asks and writes. Frozen pydantic models; unknown keys are errors.
+
+Everything outside `execution` decides the output and is part of the identity of the stages it reaches, but for the
+keys of a server that only say how it is reached (`pipeline.stages.language_model.output_settings`).
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from classifiers.errors import RecipeError
+from rephrasers.servers.settings import ServerSettings
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Level = Annotated[int, Field(ge=0, le=5)]
+UnsafeLevel = Annotated[int, Field(ge=1, le=5)]
+
+
+class Source(_Section):
+    """One input: files of one format under one source name. The name is part of every document id."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="short name; part of document ids and of the card")
+    format: Literal["warc", "jsonl", "parquet", "hub"]
+    path: str = Field(description="file, folder or glob (relative to the recipe), or a Hub data set ORG/NAME")
+    licence: str = Field("unknown", description="SPDX identifier; publish refuses rows whose licence is unknown")
+    text_column: str = "text"
+    id_column: str | None = Field("id", description="record locator; where absent, file name and row number")
+    url_column: str | None = "url"
+    revision: str | None = Field(None, description="Hub only: the commit to read; resolved and frozen at the first run")
+    config: str | None = Field(None, description="Hub only: configuration of the data set")
+    split: str = Field("train", description="Hub only: split of the data set")
+
+
+class Suite(_Section):
+    """One evaluation suite whose prompts must not stand in the corpus."""
+
+    name: str
+    path: str = Field(description="JSON (a list), JSONL or CSV file, relative to the recipe")
+    column: str = "prompt"
+
+
+class Ingest(_Section):
+    """Extraction, limits, languages, decontamination."""
+
+    minimum_characters: int = Field(40, ge=1, description="shorter texts are dropped as too_short")
+    maximum_characters: int = Field(5_000_000, ge=1000, description="longer raw records are quarantined as too_long")
+    extraction_seconds: float = Field(20.0, gt=0, description="time for the extraction of one page")
+    languages: list[str] | None = Field(None, description="keep only these (ISO 639 codes); null keeps all")
+    decontaminate: list[Suite] = []
+    decontamination_words: int = Field(8, ge=4, description="length n of the word n-grams; shorter prompts match whole")
+    dedup_buckets: int = Field(1, ge=1, description="parallel tasks of the duplicate search")
+
+
+class FastText(_Section):
+    weights: str | None = Field(None, description="folder with trained weights; null: those that ship with safetrove")
+
+
+class Embedding(_Section):
+    encoder: str = Field("embedded:all-MiniLM-L6-v2", description="embedded:NAME, a local folder, or a Hub id")
+    head: str | None = Field(None, description="safetensors file of the heads; null: those that ship with safetrove")
+    threads: int = Field(1, ge=1, description="torch threads of a worker; fixed, because it decides the last bits")
+
+
+class Judge(_Section):
+    """The LLM judge; off unless `score.classifiers` names it."""
+
+    llm: ServerSettings = ServerSettings(max_tokens=48, temperature=0.0)
+    maximum_characters: int = Field(4000, ge=100)
+
+
+class Score(_Section):
+    """Which classifiers are asked; the final score is the maximum over all that were."""
+
+    classifiers: list[Literal["fasttext", "embedding", "judge"]] = ["fasttext", "embedding"]
+    fasttext: FastText = FastText()
+    embedding: Embedding = Embedding()
+    judge: Judge = Judge()
+
+    @field_validator("classifiers")
+    @classmethod
+    def _some(cls, value: list[str]) -> list[str]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("name at least one classifier, each once")
+        return value
+
+
+class Synthesis(_Section):
+    """What the language model writes, and for which scores."""
+
+    llm: ServerSettings = ServerSettings()
+    rephrase_scores: list[UnsafeLevel] = [1, 2, 3]
+    refuse_scores: list[UnsafeLevel] = [4, 5]
+    moralise: bool = True
+    source_characters: int = Field(2400, ge=200, description="how much of a document the writer is shown")
+
+
+class Tag(_Section):
+    """The harmfulness tag in unsafe originals (safety pretraining, Algorithm on tag insertion)."""
+
+    rate: float = Field(0.05, ge=0, le=1, description="probability of a tag before each word but the first (paper: 0.05)")
+    minimum_score: UnsafeLevel = Field(1, description="lowest final score that is tagged")
+    min_tags: Literal[0, 1] = Field(1, description="0 is the paper's letter; 1 marks short documents too")
+
+
+class Tokenise(_Section):
+    tokenizer: str = Field("embedded:SmolLM2-135M-Instruct", description="embedded:NAME, a local folder, or a Hub id")
+    end_of_document: str = "<|endoftext|>"
+    weights: dict[Literal["safe", "tagged", "rephrased", "refusal", "moral"], float] = Field(
+        {}, description="blend weights by source; a source that is not named weighs as many tokens as it has"
+    )
+
+
+class Execution(_Section):
+    """How it runs; never changes what comes out."""
+
+    workers: int = Field(2, ge=1, description="shards at a time on one machine; stages that ask an LLM run one at a time")
+
+
+class Recipe(_Section):
+    """One corpus."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    output: str | None = Field(None, description="run folder; the command line's --output wins; default runs/NAME")
+    seed: int = 0
+    sources: list[Source] = Field(min_length=1)
+    ingest: Ingest = Ingest()
+    score: Score = Score()
+    synthesis: Synthesis | None = Field(Synthesis(), description="null: no language model is asked")
+    tag: Tag = Tag()
+    tokenise: Tokenise = Tokenise()
+    execution: Execution = Execution()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Recipe":
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"sources: two of them have the same name: {sorted(names)}")
+        if self.synthesis and set(self.synthesis.rephrase_scores) & set(self.synthesis.refuse_scores):
+            raise ValueError("synthesis: a score stands in both rephrase_scores and refuse_scores")
+        return self
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read and validate a recipe; `overrides` are `dotted.key=value` (value in YAML). Paths are made absolute.
+
+    Raises RecipeError naming the file and the key, with what was expected.
+    """
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such recipe; see the folder recipes/ for examples")
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(value, dict):
+        raise RecipeError(f"{path}: a recipe is a YAML mapping with at least `name` and `sources`")
+    for override in overrides or []:
+        _set(value, override)
+    return parse_recipe(value, str(path), path.parent.resolve())
+
+
+def parse_recipe(value: dict[str, Any], where: str, base: Path) -> Recipe:
+    """Validate a recipe given as plain values; relative paths are taken from `base`."""
+    try:
+        recipe = Recipe.model_validate(value)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or '(recipe)'}: {e['msg']}" for e in error.errors()]
+        raise RecipeError(f"{where}: the recipe is not valid:\n" + "\n".join(lines)) from error
+    sources = [
+        s if s.format == "hub" else s.model_copy(update={"path": str(base / s.path)}) for s in recipe.sources
+    ]
+    suites = [s.model_copy(update={"path": str(base / s.path)}) for s in recipe.ingest.decontaminate]
+    ingest = recipe.ingest.model_copy(update={"decontaminate": suites})
+    return recipe.model_copy(update={"sources": sources, "ingest": ingest})
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _set(value: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {override}: write it as dotted.key=value, for example --set tag.rate=0.1")
+    *parents, last = key.split(".")
+    place: Any = value
+    for parent in parents:
+        if isinstance(place, list) and parent.isdigit() and int(parent) < len(place):
+            place = place[int(parent)]
+        elif isinstance(place, dict):
+            place = place.setdefault(parent, {})
+        else:
+            raise RecipeError(f"--set {override}: {parent} is not a section of the recipe")
+    if isinstance(place, list):
+        if not last.isdigit() or int(last) >= len(place):
+            raise RecipeError(f"--set {override}: the list has {len(place)} entries")
+        place[int(last)] = yaml.safe_load(text)
+    elif isinstance(place, dict):
+        place[last] = yaml.safe_load(text)
+    else:
+        raise RecipeError(f"--set {override}: {'.'.join(parents)} is not a section of the recipe")

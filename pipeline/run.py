@@ -1,0 +1,166 @@
+"""Run a recipe: check what is finished, refuse what does not fit, do the rest stage by stage."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from classifiers.errors import DataError, IdentityError
+from pipeline.atomic_files import TEMPORARY_SUFFIX, write_text
+from pipeline.executors.local import Job, run_local
+from pipeline.ingest.input_files import freeze_input_files, input_files
+from pipeline.ledger import check_ledger
+from pipeline.manifest import flatten
+from pipeline.recipe import Recipe, dump_recipe, parse_recipe
+from pipeline.run_folder import RunFolder
+from pipeline.shard_state import DONE, FAILED, PENDING, STALE, StageState, stage_states, wanted_identity
+from pipeline.stage import Stage
+from pipeline.stages.order import build_stages, select_stages
+
+
+class Observer(Protocol):
+    """Who is told what happens; the front door draws it."""
+
+    def plan(self, states: list[StageState]) -> None:
+        """Before anything runs: the stages with their shards' states."""
+
+    def stage_started(self, stage: Stage, shards: list[int]) -> None:
+        """A stage begins with these shards to do."""
+
+    def event(self, stage: Stage, kind: str, shard: int, value: Any) -> None:
+        """`kind` is "progress" (rows so far), "done" (rows in) or "failed" (message)."""
+
+    def stage_finished(self, stage: Stage) -> None:
+        """All its shards were tried."""
+
+
+@dataclass
+class RunResult:
+    """`failed` maps a stage to its failed shards; `shards_run` counts those that were done now."""
+
+    run: RunFolder
+    shards_run: int = 0
+    failed: dict[str, list[int]] = field(default_factory=dict)
+
+
+def load_frozen_recipe(run: RunFolder) -> Recipe:
+    """The recipe that a run folder was made with. Raises DataError where the folder is no run."""
+    if not run.recipe.is_file():
+        raise DataError(f"{run.root}: not a run folder (it has no recipe.yaml); give the --output of a safetrove run")
+    return parse_recipe(yaml.safe_load(run.recipe.read_text(encoding="utf-8")), str(run.recipe), run.root.resolve())
+
+
+def run_states(run: RunFolder, force_stale: bool = False, full: bool = False) -> list[StageState]:
+    """The states of all shards of an existing run, by its frozen recipe."""
+    recipe = load_frozen_recipe(run)
+    return stage_states(run, build_stages(recipe, run, input_files(recipe, run)), force_stale, full)
+
+
+def execute(
+    recipe: Recipe, root: Path, observer: Observer, stage_names: list[str] | None = None, force_stale: bool = False
+) -> RunResult:
+    """Run all stages (or the named ones) of a recipe in the folder `root`, resuming what is there.
+
+    Raises IdentityError where finished shards were made under something else, DataError on a broken ledger.
+    A stage with failed shards is the last one that runs: later ones read all of its shards.
+    """
+    run = RunFolder(root)
+    with run.locked():
+        _check_frozen(run, recipe, force_stale)
+        files = input_files(recipe, run)
+        stages = build_stages(recipe, run, files)
+        chosen = {stage.name for stage in select_stages(stages, stage_names or [])}
+        states = stage_states(run, stages, force_stale)
+        write_text(run.recipe, dump_recipe(recipe))
+        freeze_input_files(files, run)
+        observer.plan(states)
+        result = RunResult(run)
+        if any(state.shards(PENDING, STALE, FAILED) for state in states if state.stage.name in chosen):
+            _remove_leftovers(run)
+        for position, stage in enumerate(stages):
+            if stage.name not in chosen:
+                continue
+            states = stage_states(run, stages[: position + 1], force_stale)
+            todo = states[-1].shards(PENDING, STALE, FAILED)
+            if not todo:
+                continue
+            jobs = _jobs(stage, todo, states)
+            observer.stage_started(stage, todo)
+            failed = run_local(stage, jobs, lambda kind, shard, value, s=stage: observer.event(s, kind, shard, value))
+            observer.stage_finished(stage)
+            result.shards_run += len(todo) - len(failed)
+            if failed:
+                result.failed[stage.name] = failed
+                break
+        check_ledger(stage_states(run, stages, force_stale))
+    return result
+
+
+def rerun_shards(run: RunFolder, stage_name: str, shards: list[int] | None, observer: Observer) -> RunResult:
+    """Do shards of one stage again: the given ones, or (None) those that failed. Later stages become stale."""
+    recipe = load_frozen_recipe(run)
+    stages = build_stages(recipe, run, input_files(recipe, run))
+    for stage in select_stages(stages, [stage_name]):
+        if shards is None:
+            continue
+        beyond = [s for s in shards if not 0 <= s < stage.shards]
+        if beyond:
+            raise DataError(f"--rank {beyond[0]}: stage {stage.name} has the shards 0 to {stage.shards - 1}")
+        with run.locked():
+            for shard in shards:
+                run.manifest(stage.name, shard).unlink(missing_ok=True)
+    return execute(recipe, run.root, observer, [stage_name])
+
+
+def _jobs(stage: Stage, todo: list[int], states: list[StageState]) -> list[Job]:
+    finished = {
+        (state.stage.name, shard): state.manifests[shard] for state in states for shard in state.shards(DONE)
+    }
+    jobs: list[Job] = []
+    for shard in todo:
+        identity = wanted_identity(stage, shard, finished)
+        if identity is None:
+            missing = next(ref for ref in stage.inputs(shard) if ref not in finished)
+            raise DataError(
+                f"stage {stage.name}: its input {missing[0]} {missing[1]:05d} is not finished; run the stages in order "
+                "(leave out --stage)"
+            )
+        jobs.append((shard, identity))
+    return jobs
+
+
+def _check_frozen(run: RunFolder, recipe: Recipe, force_stale: bool) -> None:
+    """A run keeps its first recipe, but for what does not change its output."""
+    if not run.recipe.is_file():
+        if run.root.is_dir() and any(p.name != ".lock" for p in run.root.iterdir()):
+            raise DataError(f"{run.root}: the folder is not empty and no run of ours; give another --output")
+        return
+    old, new = _output_part(load_frozen_recipe(run)), _output_part(recipe)
+    lines = [f"    {key}: {old.get(key)!r} -> {new.get(key)!r}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if lines and not force_stale:
+        raise IdentityError(
+            f"{run.root}: this run was started with another recipe:\n" + "\n".join(lines) + "\n"
+            "Nothing was run. Put the old value back, or take a new --output folder, or keep what is finished as it "
+            "is with --force-stale (written into the manifests and the card)."
+        )
+
+
+def _output_part(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's keys that decide the output. Paths are left out: the files' hashes are in the manifests."""
+    from pipeline.stages.language_model import output_settings
+
+    value = recipe.model_dump(mode="json", exclude={"output": True, "execution": True})
+    value["sources"] = {s["name"]: {k: v for k, v in s.items() if k not in ("path", "revision")} for s in value["sources"]}
+    for suite in value["ingest"]["decontaminate"]:
+        suite.pop("path")
+    if recipe.synthesis is not None:
+        value["synthesis"]["llm"] = output_settings(recipe.synthesis.llm)
+    value["score"]["judge"]["llm"] = output_settings(recipe.score.judge.llm)
+    return flatten(value)
+
+
+def _remove_leftovers(run: RunFolder) -> None:
+    """Temporary files of killed tasks; the lock says that nobody else is writing."""
+    for path in run.root.rglob(f"*{TEMPORARY_SUFFIX}"):
+        path.unlink(missing_ok=True)

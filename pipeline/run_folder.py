@@ -1,0 +1,66 @@
+"""Where everything lies in a run folder (design, section 3). One place for all names."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from classifiers.errors import DataError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run; paths in manifests are relative to `root`."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "recipe.yaml"
+
+    def manifest(self, stage: str, shard: int) -> Path:
+        return self.root / "manifests" / stage / f"{shard:05d}.json"
+
+    def failure(self, stage: str, shard: int) -> Path:
+        """Exists while the last try of a shard failed: one JSON file with the error's kind and message."""
+        return self.root / "manifests" / stage / f"{shard:05d}.failed.json"
+
+    def quarantine(self, stage: str, shard: int) -> Path:
+        return self.root / "quarantine" / stage / f"{shard:05d}.jsonl"
+
+    def logs(self, stage: str) -> Path:
+        return self.root / "logs" / stage
+
+    def work(self, stage: str, shard: int) -> Path:
+        """Answers of an LLM and other half-done work of one shard; removed once the shard is finished."""
+        return self.root / "work" / stage / f"{shard:05d}"
+
+    def blend(self) -> Path:
+        return self.root / "tokens" / "blend.json"
+
+    def tokenizer(self) -> Path:
+        return self.root / "tokens" / "tokenizer"
+
+    def relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; a second command on the same folder is refused with the holder's pid."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(descriptor, 32).decode().strip() or "unknown"
+                raise DataError(
+                    f"{self.root}: another command (process {holder}) is working on this run; wait for it or stop it"
+                ) from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,1 @@
+"""The stages of a run, in order: one file for each kind of work."""

@@ -1,0 +1,1 @@
+"""Text to Megatron token files: the tokenizer with the tag, encoding, tag ids, the blend."""

@@ -1,0 +1,121 @@
+"""datatrove's InferenceRunner with its holes closed: durable answers, no lost rows, no document text in errors.
+
+Imported only when there is something to ask (its import takes seconds).
+"""
+
+import asyncio
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from datatrove.data import Document
+from datatrove.pipeline.inference.checkpointing import CheckpointManager, RequestCache
+from datatrove.pipeline.inference.run_inference import InferenceConfig, InferenceRunner
+from datatrove.pipeline.inference.types import InferenceError, InferenceResult, ServerError
+
+from classifiers.errors import SafetroveError
+from rephrasers.answer_spill import AnswerSpill
+from rephrasers.servers.endpoint import GuardedClient
+from rephrasers.servers.open_servers import Serving
+from rephrasers.servers.settings import ServerSettings
+
+RESULT_KEY = "result"
+# How a final refusal reads, also inside the longer text under which the request cache keeps it.
+_REJECTED = re.compile(r"rejected: HTTP \d+")
+
+
+class SpillWriter:
+    """Takes the place of datatrove's disk writer: an answer goes to the spill file; its first error is remembered,
+    since the runner logs writer errors and goes on."""
+
+    def __init__(self, spill: AnswerSpill):
+        self.spill = spill
+        self.error: Exception | None = None
+
+    def __enter__(self) -> "SpillWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def write(self, document: Document, rank: int = 0, **_: Any) -> None:
+        """Stores the one result of a document under its index."""
+        try:
+            self.spill.put(document.metadata["index"], document.metadata[RESULT_KEY][0])
+        except Exception as error:
+            self.error = self.error or error
+            raise
+
+
+class AnswerRunner(InferenceRunner):
+    """Asks one server; keeps every answer in a request cache that the caller deletes."""
+
+    def __init__(self, settings: ServerSettings, server: Serving, cache_folder: Path, writer: SpillWriter):
+        config = InferenceConfig(
+            server_type="endpoint",
+            model_name_or_path=server.model_name,
+            model_max_context=settings.max_context,
+            endpoint_url=server.base_url,
+            max_concurrent_generations=settings.concurrency,
+            metric_interval=600,
+            server_start_max_retries=0,
+        )
+        super().__init__(rollout_fn=self._ask, config=config, output_writer=writer, metadata_key=RESULT_KEY)
+        self._settings = settings
+        self._server = server
+        # The cache alone, without chunk files: a chunk that ends would delete its answers from the cache.
+        self.request_cache = RequestCache(str(cache_folder))
+        self.checkpoint_manager = CheckpointManager(None)
+
+    def _init_server(self, rank: int) -> GuardedClient:
+        return GuardedClient(self.config, rank, self._settings, self._server)
+
+    async def _ask(self, document: Document, generate: Any) -> dict[str, Any]:
+        """One document's answer, or the reason why there is none. Parameters are in the payload, hence in its hash."""
+        payload = {
+            "messages": document.metadata["messages"],
+            "max_tokens": self._settings.max_tokens,
+            "temperature": self._settings.temperature,
+            "top_p": self._settings.top_p,
+        }
+        try:
+            result: InferenceResult = await generate(payload)
+        except InferenceError as error:
+            rejected = _REJECTED.search(str(error.error))
+            return {"answer_error": rejected.group() if rejected else str(error.error)}
+        return {"answer": {"text": result.text, "finish_reason": result.finish_reason, "usage": result.usage}}
+
+    async def _cached_request(self, payload: dict, *args: Any, **kwargs: Any) -> InferenceResult:
+        result = await super()._cached_request(payload, *args, **kwargs)
+        # The cache writes behind: without this a kill could lose an answer whose document was already counted.
+        await self.request_cache.flush()
+        return result
+
+    async def _cleanup(
+        self, metrics_task: asyncio.Task, tasks_pool: set[asyncio.Task], delete_cache_file: bool, timeout: int = 30
+    ) -> None:
+        await super()._cleanup(metrics_task, tasks_pool, delete_cache_file=False, timeout=timeout)
+
+    async def metrics_reporter(self, interval: int = 600) -> None:
+        """Nothing periodic: the step's statistics say it once."""
+
+    def ask_all(self, documents: Iterable[Document], rank: int) -> None:
+        """Asks for every document; each has `metadata["index"]`, its place in the spill, and `metadata["messages"]`.
+
+        Raises the first error that is about the run and not about one document."""
+        try:
+            asyncio.run(self.run_async(documents, rank))
+        except (ServerError, InferenceError) as error:
+            cause = _user_error(error)
+            if cause is None:
+                raise
+            raise cause from None
+
+
+def _user_error(error: BaseException | None) -> SafetroveError | None:
+    """The error meant for the user inside datatrove's wrappers, or None."""
+    while isinstance(error, ServerError | InferenceError):
+        inner = error.error
+        error = inner if isinstance(inner, BaseException) else error.__cause__
+    return error if isinstance(error, SafetroveError) else None

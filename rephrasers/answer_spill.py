@@ -1,0 +1,72 @@
+"""Documents and their answers on disk while a shard is asked, so that memory does not grow with the shard."""
+
+import pickle
+import shutil
+import threading
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datatrove.data import Document
+
+_NO_ANSWER = -1
+
+
+class AnswerSpill:
+    """Documents in input order, and one answer for each, in any order. A context manager; its folder goes with it.
+
+    Memory: 8 bytes a document.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        # What a killed run left behind: its answers are in the request cache, its spill is of no use.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self._documents = (folder / "documents.pickle").open("w+b")
+        self._answers = (folder / "answers.pickle").open("w+b")
+        self._offsets = array("q")
+        self.answered = 0
+        # Answers come from the event loop, documents that are not asked from the reader's thread.
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "AnswerSpill":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._documents.close()
+        self._answers.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add(self, document: Document) -> int:
+        """Appends a document and returns its index."""
+        pickle.dump(document, self._documents)
+        self._offsets.append(_NO_ANSWER)
+        return len(self._offsets) - 1
+
+    def put(self, index: int, answer: dict[str, Any]) -> None:
+        """Stores a document's answer. Raises ValueError for a second one."""
+        with self._lock:
+            if self._offsets[index] != _NO_ANSWER:
+                raise ValueError(f"document number {index} was answered twice")
+            self._answers.seek(0, 2)
+            offset = self._answers.tell()
+            pickle.dump(answer, self._answers)
+            self._offsets[index] = offset
+            self.answered += 1
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def read(self) -> Iterator[tuple[Document, dict[str, Any] | None]]:
+        """Every document in input order, with its answer, or None where none was stored."""
+        self._documents.flush()
+        self._documents.seek(0)
+        for offset in self._offsets:
+            document = pickle.load(self._documents)
+            if offset == _NO_ANSWER:
+                yield document, None
+            else:
+                self._answers.seek(offset)
+                yield document, pickle.load(self._answers)

@@ -1,0 +1,127 @@
+"""The datatrove step that asks an LLM about documents: every document out, in order, with its answer or the reason."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+
+from classifiers.errors import DataError
+from rephrasers.answer_spill import AnswerSpill
+from rephrasers.models import ModelReference
+from rephrasers.prompt_length import Messages, token_counter
+from rephrasers.servers.open_servers import model_of, open_server, serving
+from rephrasers.servers.settings import ServerSettings
+
+RequestFunction = Callable[[Document], Messages | None]
+
+
+def cache_name(settings: ServerSettings, model: ModelReference, prompt_hashes: Sequence[str]) -> str:
+    """Name of the answers' folder: a hash of all that an answer depends on beside its document.
+
+    datatrove's own cache key leaves out the model, so another model would be given the first one's answers.
+    """
+    depends_on = {
+        "model": model.path_or_id if not model.is_local else model.description,
+        "revision": model.revision,
+        "sampling": [settings.temperature, settings.top_p, settings.max_tokens, settings.dtype],
+        "prompts": sorted(prompt_hashes),
+    }
+    return "answers-" + hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class AskLLM(PipelineStep):
+    """Asks an LLM for each document for which `request_fn` returns chat messages (None: the document passes unasked).
+
+    Yields every input document once, in input order. One that was asked has either
+    `metadata["answer"] = {"text", "finish_reason", "usage"}` or `metadata["answer_error"]`, a reason:
+    "too_long: N tokens > M", "rejected: HTTP 400 ...", "timeout: ...", "server_error: ...", "unreadable: ...".
+
+    Each answer is on disk (sqlite under `work_folder`) before its document counts as done: after a kill, the same
+    step on the same folder asks only what is not answered. The caller deletes `work_folder` once the shard is
+    committed. Uses the server that an enclosing `serving` block keeps open, else starts one for this task, and none
+    where nothing is to be asked. Memory does not grow with answers or texts, only with ids.
+
+    Raises DataError for an id that occurs twice and for any document without an answer at the end, ModelError for a
+    server that cannot start, dies, or refuses the key or model.
+    """
+
+    name = "Ask LLM"
+    type = "Rephraser"
+
+    def __init__(
+        self,
+        request_fn: RequestFunction,
+        settings: ServerSettings,
+        work_folder: str | Path,
+        prompt_hashes: Sequence[str] = (),
+    ):
+        super().__init__()
+        self.request_fn = request_fn
+        self.settings = settings
+        self.work_folder = Path(work_folder)
+        self.prompt_hashes = tuple(prompt_hashes)
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """See the class. All documents are asked before the first one is yielded."""
+        model = model_of(self.settings)
+        cache_folder = self.work_folder / cache_name(self.settings, model, self.prompt_hashes)
+        with AnswerSpill(cache_folder / f"{rank:05d}" / "spill") as spill:
+            requests = self._requests(data or (), spill, model)
+            first = next(requests, None)
+            if first is not None:
+                self._ask(itertools.chain([first], requests), spill, cache_folder, rank)
+            yield from self._answered(spill)
+
+    def _requests(self, data: DocumentsPipeline, spill: AnswerSpill, model: ModelReference) -> Iterator[Document]:
+        """Spills every document; yields, for those to be asked, what the runner needs and no more."""
+        count_tokens = None
+        seen: set[bytes] = set()
+        for document in data:
+            key = hashlib.blake2b(document.id.encode(), digest_size=16).digest()
+            if key in seen:
+                raise DataError(f"document id {document.id!r} occurs twice in this shard: answers are kept by id")
+            seen.add(key)
+            index = spill.add(document)
+            messages = self.request_fn(document)
+            if messages is None:
+                self.stat_update("not_asked")
+                spill.put(index, {})
+                continue
+            if count_tokens is None:
+                count_tokens = token_counter(self.settings, model)
+            tokens, limit = count_tokens(messages), self.settings.max_prompt_tokens
+            if tokens > limit:
+                spill.put(index, {"answer_error": f"too_long: {tokens} tokens > {limit}"})
+                continue
+            yield Document(text="", id=document.id, metadata={"index": index, "messages": messages})
+
+    def _ask(self, requests: Iterator[Document], spill: AnswerSpill, cache_folder: Path, rank: int) -> None:
+        from rephrasers.answer_runner import AnswerRunner, SpillWriter
+
+        writer = SpillWriter(spill)
+        with serving(self.settings, self.work_folder / f"server-{rank:05d}.log"):
+            server = open_server(self.settings)
+            assert server is not None
+            AnswerRunner(self.settings, server, cache_folder, writer).ask_all(requests, rank)
+        if spill.answered != len(spill):
+            lost = len(spill) - spill.answered
+            raise DataError(
+                f"{lost} of {len(spill)} documents got neither an answer nor a reason"
+                + (f" (writing to {spill.folder} failed: {writer.error})" if writer.error else "")
+            ) from writer.error
+
+    def _answered(self, spill: AnswerSpill) -> Iterator[Document]:
+        for document, answer in spill.read():
+            if answer is None:
+                raise DataError(f"document {document.id} got neither an answer nor a reason")
+            document.metadata.update(answer)
+            if "answer_error" in answer:
+                self.stat_update("answer_errors", "answer_error_" + answer["answer_error"].split(":")[0])
+            elif "answer" in answer:
+                self.stat_update("answered")
+                self.stat_update("completion_tokens", value=answer["answer"]["usage"].get("completion_tokens", 0))
+            yield document

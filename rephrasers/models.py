@@ -1,0 +1,78 @@
+"""Which model a name in a recipe means: the embedded writer, a folder, or a model on the Hub at a revision."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from classifiers.errors import ModelError
+from rephrasers.embedded_writer import (
+    CONVERSION_VERSION,
+    EMBEDDED_DESCRIPTION,
+    EMBEDDED_NAME,
+    GGUF_SHA256,
+    embedded_writer_folder,
+)
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """A model as servers take it.
+
+    path_or_id: a folder, or a Hub id without revision. revision: what identifies the weights (see `resolve_model`).
+    description: for the lineage and the report card.
+    """
+
+    path_or_id: str
+    revision: str
+    description: str
+
+    @property
+    def is_local(self) -> bool:
+        """True where the model is a folder on this machine, so that no hub needs to be asked."""
+        return Path(self.path_or_id).is_dir()
+
+
+def resolve_model(name: str) -> ModelReference:
+    """The model behind a recipe's name. Downloads nothing; the embedded writer is converted at its first use.
+
+    "embedded:SmolLM2-135M-Instruct": revision is the sha256 of the GGUF file and the converter's version.
+    An existing folder: revision is a hash over its JSON files' contents and its other files' names and sizes.
+    "org/name" or "org/name@revision" on the Hub: revision as given; else the commit in the Hub cache; else "main".
+    Raises ModelError for a folder that holds no model and for a name that is none of the three.
+    """
+    if name == EMBEDDED_NAME:
+        revision = f"{GGUF_SHA256[:16]}-v{CONVERSION_VERSION}"
+        return ModelReference(str(embedded_writer_folder()), revision, EMBEDDED_DESCRIPTION)
+    if name.startswith("embedded:"):
+        raise ModelError(f"unknown embedded writer {name!r}; there is one: {EMBEDDED_NAME!r}")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder} is not a model folder: it has no config.json")
+        return ModelReference(str(folder), _folder_revision(folder), folder.name)
+    repository, _, revision = name.partition("@")
+    if name.startswith((".", "/", "~")) or repository.count("/") != 1 or repository.endswith("/"):
+        raise ModelError(
+            f"model {name!r} is neither an existing folder, nor a Hub id (org/name or org/name@revision), "
+            f"nor {EMBEDDED_NAME!r}"
+        )
+    revision = revision or _cached_commit(repository) or "main"
+    return ModelReference(repository, revision, f"{repository}@{revision}")
+
+
+def _folder_revision(folder: Path) -> str:
+    """16 hexadecimal digits; weights count by name and size, since hashing them would take minutes for large models."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        if path.suffix in (".json", ".jinja"):
+            digest.update(path.read_bytes())
+    return f"folder-{digest.hexdigest()[:16]}"
+
+
+def _cached_commit(repository: str) -> str | None:
+    """The commit that the Hub cache of this machine holds as `main`, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(repository, "config.json")
+    return Path(config).parent.name if isinstance(config, str) else None

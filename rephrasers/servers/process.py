@@ -1,0 +1,141 @@
+"""A server's process: started with a log file, watched until healthy, stopped with everything that it started."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from classifiers.errors import ModelError
+
+_LAUNCHER = Path(__file__).with_name("die_with_parent.py")
+_POLL_SECONDS = 0.25
+_STOP_SECONDS = 5.0
+_LOG_LINES = 15
+# Causes that users meet most, by words that stand in the servers' own logs.
+_ADVICE = (
+    (
+        ("out of memory", "outofmemory", "cannot allocate memory"),
+        "memory ran out: lower max_context or concurrency, or take a smaller model",
+    ),
+    (
+        ("kv cache", "num_blocks", "no available memory for the cache"),
+        "the key-value cache does not fit: lower max_context",
+    ),
+    (("address already in use",), "the port was taken in between: run again"),
+    (
+        ("no module named", "missing dependencies", "importerror"),
+        "a package is missing: pip install 'transformers[serving]' (or vllm)",
+    ),
+    (
+        ("trust_remote_code", "trust-remote-code"),
+        "the model brings its own code: name it in allow_remote_code_of, at a commit",
+    ),
+    (
+        ("offline", "couldn't connect", "not a valid model identifier"),
+        "the model is neither on disk nor reachable: give a folder",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ServerCommand:
+    """How a server is started: its command line, and what its environment has beyond ours."""
+
+    arguments: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class ServerProcess:
+    """A started server. Start it from a thread that lives as long as the server is needed: the kernel ends the
+    server with the thread that started it."""
+
+    def __init__(self, name: str, command: ServerCommand, base_url: str, log_file: Path):
+        self.name = name
+        self.base_url = base_url
+        self.log_file = log_file
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        self._log_start = log_file.stat().st_size if log_file.exists() else 0
+        with log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, str(_LAUNCHER), str(os.getpid()), *command.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **command.environment},
+                # Ctrl-C at the terminal is ours to handle; and the group is what we stop.
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        return self._process.pid
+
+    def exit_status(self) -> int | None:
+        """The exit status (negative: the signal that ended it), or None while it runs."""
+        return self._process.poll()
+
+    def wait_until_healthy(self, timeout_seconds: float) -> None:
+        """Returns when GET /health answers 200. Raises ModelError when the process ends first or time runs out."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            if self.exit_status() is not None:
+                raise self.failure(f"ended with status {self.exit_status()} before it was ready")
+            if _is_healthy(self.base_url):
+                return
+            if time.monotonic() > deadline:
+                raise self.failure(
+                    f"was not ready after {timeout_seconds:.0f} s (start_timeout_seconds); larger models need longer"
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def failure(self, what: str) -> ModelError:
+        """The error for a user: what happened, what to do, and the last lines of the server's log."""
+        log = self._log_tail()
+        advice = [text for words, text in _ADVICE if any(word in log.lower() for word in words)]
+        if self.exit_status() == -signal.SIGKILL:
+            advice.insert(0, "it was killed, most often for memory: lower max_context or concurrency")
+        hint = "".join(f"\n  - {text}" for text in advice)
+        return ModelError(
+            f"the {self.name} server {what}.{hint}\nLast lines of {self.log_file}:\n{log or '(the log is empty)'}"
+        )
+
+    def stop(self) -> None:
+        """Ends the server and everything in its process group. Safe to call twice."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            # One that does not end in time is killed with its group.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_SECONDS)
+        # ProcessLookupError: nothing of the group is left.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _log_tail(self) -> str:
+        with self.log_file.open("rb") as log:
+            log.seek(self._log_start)
+            lines = log.read().decode(errors="replace").splitlines()
+        return "\n".join(line[:300] for line in lines[-_LOG_LINES:])
+
+
+def _is_healthy(base_url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{base_url}/health", timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

@@ -1,0 +1,62 @@
+"""What a recipe says about the server that writes: model, sampling, limits, and how it is started."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+ServerKind = Literal["auto", "vllm", "transformers", "endpoint"]
+
+
+class ServerSettings(BaseModel):
+    """Settings of one server; frozen, unknown keys are errors.
+
+    Tokens are the model's own. Times are seconds. Sampling is part of every request; see `serving` for the one server
+    that takes it from its first request only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: ServerKind = Field(
+        "auto", description="auto: endpoint if `url` is given, else vllm if installed, else transformers"
+    )
+    model: str = Field(
+        "embedded:SmolLM2-135M-Instruct",
+        description="see `rephrasers.models.resolve_model`; for an endpoint its own name",
+    )
+    url: str | None = Field(None, description="base of an OpenAI-compatible endpoint, without /v1")
+    api_key_variable: str | None = Field(None, description="environment variable that holds the endpoint's key")
+    tokenizer: str | None = Field(None, description="folder or Hub id to count an endpoint's prompt tokens with")
+    max_context: int = Field(2048, ge=64, description="prompt and answer together")
+    max_tokens: int = Field(512, ge=1, description="of an answer")
+    temperature: float = Field(0.7, ge=0.0, le=2.0)
+    top_p: float = Field(0.9, gt=0.0, le=1.0)
+    concurrency: int = Field(16, ge=1, description="requests in flight at once")
+    max_attempts: int = Field(5, ge=1, description="tries of one request before it is given up")
+    request_timeout_seconds: float = Field(600.0, gt=0)
+    start_timeout_seconds: float = Field(600.0, gt=0)
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    extra_arguments: tuple[str, ...] = Field((), description="appended to the server's command line")
+    allow_remote_code_of: tuple[str, ...] = Field(
+        (), description="models whose own code may run, each as org/name@commit; empty: none"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ServerSettings":
+        if self.kind == "endpoint" and self.url is None:
+            raise ValueError("kind 'endpoint' needs `url`")
+        if self.url is not None and self.kind not in ("auto", "endpoint"):
+            raise ValueError(f"`url` is for kind 'endpoint' (or 'auto'), not {self.kind!r}")
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"`url` must begin with http:// or https://, got {self.url!r}")
+        if self.max_tokens >= self.max_context:
+            raise ValueError(
+                f"max_tokens ({self.max_tokens}) leaves no room for a prompt in max_context ({self.max_context})"
+            )
+        if any("trust-remote-code" in argument or "trust_remote_code" in argument for argument in self.extra_arguments):
+            raise ValueError("list the model in `allow_remote_code_of` instead of passing --trust-remote-code")
+        return self
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Tokens that a prompt may have, chat template included."""
+        return self.max_context - self.max_tokens

@@ -1,0 +1,67 @@
+"""`safetrove score`: JSON lines in, JSON lines out, with the classifiers that ship with safetrove."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from classifiers.errors import DataError
+
+WINDOW = 256
+
+
+def score_lines(files: list[Path], out: IO[str]) -> int:
+    """Score every line in order. A line that is no JSON object with `text` gets an `error` instead of a score.
+
+    Returns 1 where there was such a line, else 0.
+    """
+    from classifiers.embedding import EmbeddingClassifier
+    from classifiers.ensemble import combine
+    from classifiers.fasttext_classifier import FastTextClassifier
+
+    members: dict[str, Any] = {"fasttext": FastTextClassifier.load(), "embedding": EmbeddingClassifier.load()}
+    bad = False
+    rows = _rows(files)
+    while window := [row for _, row in zip(range(WINDOW), rows, strict=False)]:
+        good = [row for row in window if "error" not in row]
+        columns = {name: classifier.score([row["text"] for row in good]) for name, classifier in members.items()}
+        scored = iter(range(len(good)))
+        for row in window:
+            identifier = {"id": row["id"]} if "id" in row else {}
+            if "error" in row:
+                bad = True
+                out.write(json.dumps({**identifier, "error": row["error"]}) + "\n")
+                continue
+            position = next(scored)
+            scores = {name: column[position] for name, column in columns.items()}
+            final = combine(scores)
+            value = {
+                **identifier,
+                "score": final.score,
+                "probabilities": [round(p, 5) for p in final.probabilities],
+                "category": final.category,
+                "by": {name: score.score for name, score in scores.items()},
+            }
+            out.write(json.dumps(value) + "\n")
+    return int(bad)
+
+
+def _rows(files: list[Path]) -> Iterator[dict[str, Any]]:
+    for path in files:
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+    streams: list[Any] = [path.open("rb") for path in files] or [sys.stdin.buffer]
+    for stream in streams:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                yield {"error": f"line {number}: not JSON: {error}"}
+                continue
+            if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+                yield {"error": f"line {number}: expected a JSON object with a string `text`"}
+                continue
+            yield row

@@ -1,0 +1,162 @@
+"""AskLLM against a real HTTP server: order, errors, durability under SIGKILL, no document lost."""
+
+import contextlib
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ask_in_process import ask_about
+from datatrove.data import Document
+
+from classifiers.errors import DataError, ModelError, RecipeError
+from rephrasers.answer_spill import AnswerSpill
+from rephrasers.ask import AskLLM, cache_name
+from rephrasers.models import ModelReference
+from rephrasers.servers import ServerSettings
+
+HERE = Path(__file__).parent
+
+
+@contextlib.contextmanager
+def stub(*arguments):
+    """A running stub: (base url, its stdout)."""
+    process = subprocess.Popen(
+        [sys.executable, HERE / "chat_stub.py", *map(str, arguments)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}", process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def requests_of(process):
+    process.kill()
+    return process.stdout.read().split()
+
+
+def documents(*texts):
+    return [Document(text=text, id=f"id-{i}", metadata={"number": i}) for i, text in enumerate(texts)]
+
+
+def settings(url, **more):
+    return ServerSettings(url=url, model="stub", **{"max_attempts": 2, **more})
+
+
+def test_every_document_comes_out_in_order_with_answer_or_reason(tmp_path):
+    texts = [f"word-{i}" for i in range(40)]
+    texts[3], texts[5], texts[7], texts[9], texts[11] = "busy-3", "bad-5", "broken-7", "skip", "long " * 2000
+    with stub() as (url, server):
+        step = AskLLM(lambda d: None if d.text == "skip" else ask_about(d), settings(url), tmp_path / "work")
+        out = list(step.run(documents(*texts)))
+        asked = requests_of(server)
+    assert [d.metadata["number"] for d in out] == list(range(40))
+    assert [d.text for d in out] == texts
+    for number, document in enumerate(out):
+        answer, error = document.metadata.get("answer"), document.metadata.get("answer_error")
+        if number == 5:
+            assert (answer, error) == (None, "rejected: HTTP 400")
+        elif number == 7:
+            assert answer is None and error.startswith("unreadable: ")
+        elif number == 9:
+            assert (answer, error) == (None, None)
+        elif number == 11:
+            assert answer is None and error == "too_long: 3341 tokens > 1536"
+        else:
+            assert answer == {
+                "text": f"answer to {texts[number]}",
+                "finish_reason": "stop",
+                "usage": {"prompt_tokens": 3, "completion_tokens": 4},
+            }
+    assert asked.count("busy-3") == 2, "a busy server is asked again"
+    assert "long" not in asked and "skip" not in asked
+    assert multiprocessing.active_children() == []
+
+
+def test_after_sigkill_no_answered_request_is_asked_again(tmp_path):
+    count, answered = 12, 5
+    command = [sys.executable, "-m", "tests.rephrasers.ask_in_process"]
+    with stub(answered) as (url, server):
+        client = subprocess.Popen([*command, url, tmp_path / "work", str(count)], cwd=HERE.parents[1])
+        # One request at a time: when the sixth arrives, five answers have been stored.
+        first_run = [server.stdout.readline().strip() for _ in range(answered + 1)]
+        client.kill()
+        client.wait()
+    assert first_run == [f"word-{i}" for i in range(answered + 1)]
+    with stub() as (url, server):
+        again = subprocess.run(
+            [*command, url, tmp_path / "work", str(count)], cwd=HERE.parents[1], capture_output=True, text=True
+        )
+        second_run = requests_of(server)
+    assert again.stdout.splitlines() == [f"id-{i} answer to word-{i}" for i in range(count)]
+    assert second_run == [f"word-{i}" for i in range(answered, count)]
+
+
+def test_duplicate_ids_are_refused(tmp_path):
+    twice = [Document(text="a", id="same"), Document(text="b", id="same")]
+    with stub() as (url, _), pytest.raises(DataError, match="'same' occurs twice"):
+        list(AskLLM(ask_about, settings(url), tmp_path).run(twice))
+
+
+def test_a_failing_write_breaks_the_run_instead_of_losing_a_document(tmp_path, monkeypatch):
+    put = AnswerSpill.put
+
+    def full_disk(self, index, answer):
+        if index == 2:
+            raise OSError(28, "No space left on device")
+        put(self, index, answer)
+
+    monkeypatch.setattr(AnswerSpill, "put", full_disk)
+    with stub() as (url, _), pytest.raises(DataError, match=r"1 of 4 documents .*No space left"):
+        list(AskLLM(ask_about, settings(url), tmp_path).run(documents("a", "b", "c", "d")))
+
+
+def test_a_dead_endpoint_is_a_model_error_without_document_text(tmp_path):
+    with stub() as (url, server):
+        server.kill()
+        server.wait()
+        with pytest.raises(ModelError, match="fails since 2 attempts") as caught:
+            list(AskLLM(ask_about, settings(url), tmp_path).run(documents("secret words")))
+    assert "secret" not in str(caught.value)
+
+
+def test_the_key_comes_from_the_named_variable(tmp_path, monkeypatch):
+    with stub() as (url, _):
+        step = AskLLM(ask_about, settings(url, api_key_variable="STUB_KEY"), tmp_path / "work")
+        monkeypatch.delenv("STUB_KEY", raising=False)
+        with pytest.raises(RecipeError, match="export STUB_KEY="):
+            list(step.run(documents("key-a")))
+        monkeypatch.setenv("STUB_KEY", "wrong")
+        with pytest.raises(ModelError, match="HTTP 401: the key is missing or wrong"):
+            list(step.run(documents("key-a")))
+        monkeypatch.setenv("STUB_KEY", "right")
+        assert next(iter(step.run(documents("key-a")))).metadata["answer"]["text"] == "answer to key-a"
+
+
+def test_a_request_without_answer_times_out(tmp_path):
+    with stub(0) as (url, _):
+        step = AskLLM(ask_about, settings(url, request_timeout_seconds=0.3, max_attempts=1), tmp_path)
+        [document] = step.run(documents("a"))
+    assert document.metadata["answer_error"] == "timeout: no answer within 0.3 s"
+
+
+def test_nothing_to_ask_starts_no_server(tmp_path):
+    unreachable = ServerSettings(url="http://127.0.0.1:9", model="stub")
+    out = list(AskLLM(lambda _: None, unreachable, tmp_path).run(documents("a", "b")))
+    assert [d.text for d in out] == ["a", "b"]
+
+
+def test_cache_name_depends_on_model_revision_sampling_and_prompts():
+    base, model = ServerSettings(), ModelReference("org/name", "abc", "org/name@abc")
+    names = {
+        cache_name(base, model, ["p"]),
+        cache_name(base, ModelReference("org/other", "abc", "x"), ["p"]),
+        cache_name(base, ModelReference("org/name", "abd", "x"), ["p"]),
+        cache_name(base.model_copy(update={"temperature": 0.1}), model, ["p"]),
+        cache_name(base.model_copy(update={"max_tokens": 7}), model, ["p"]),
+        cache_name(base, model, ["q"]),
+    }
+    assert len(names) == 6
+    assert cache_name(base.model_copy(update={"concurrency": 3}), model, ["p"]) in names
