@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from classifiers.errors import DataError
+from pipeline.report.phrase_lists import CATEGORY_TITLES
 from pipeline.report.shown_values import KIND_TITLES, NOTHING, apart, count, percent_interval, rate_interval_text
 
 
@@ -85,7 +86,7 @@ def _phrase_rows(
     if not any(parts):
         return []
     rows = [("", "", "", ""), (f"{title}, phrases per million tokens", "", "", "")]
-    for category, name in {"all": "all categories", **card_a["categories"]}.items():
+    for category, name in {"all": "all categories", **CATEGORY_TITLES}.items():
         entries = [
             (part["all"] if category == "all" else part["categories"][category]) if part else None for part in parts
         ]

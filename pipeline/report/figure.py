@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.report.shown_values import KIND_COLOURS, KIND_TITLES, levels_text, percent, short_count
+from pipeline.report.shown_values import KIND_COLOURS, KIND_TITLES, comparison_groups, levels_text, percent, short_count
 
 _INK, _MUTED, _GRID = "#1f2430", "#667085", "#e4e7ec"
 _LEVEL_COLOURS = ("#b7d7c2", "#ffe08a", "#fdbb63", "#f58b4c", "#d9533b", "#a11d33")
 MAX_SOURCES_SHOWN = 6
+MAX_GROUPS_SHOWN = 3
 
 
 def draw_figure(card: dict[str, Any], path: Path) -> None:
@@ -17,7 +18,7 @@ def draw_figure(card: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    style = {
+    style: Any = {
         "font.family": "DejaVu Sans",
         "font.size": 10.5,
         "text.color": _INK,
@@ -38,10 +39,15 @@ def draw_figure(card: dict[str, Any], path: Path) -> None:
         figure = Figure(figsize=(13, 9.2), dpi=130, layout=layout, facecolor="white")
         FigureCanvasAgg(figure)
         figure.suptitle(_title(card), x=0.012, ha="left", fontsize=15, fontweight="bold")
-        grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.15))
+        groups = comparison_groups(card["phrase_rates"])[:MAX_GROUPS_SHOWN] if card["phrase_rates"] else []
+        columns = max(1, len(groups))
+        grid = figure.add_gridspec(2, 1 + columns, width_ratios=(1.05, *[1.15 / columns] * columns))
         _draw_histogram(figure.add_subplot(grid[0, 0]), card)
         _draw_levels(figure.add_subplot(grid[1, 0]), card)
-        _draw_categories(figure.add_subplot(grid[:, 1]), card)
+        for column, group in enumerate(groups):
+            _draw_categories(figure.add_subplot(grid[:, 1 + column]), card, group, names=column == 0)
+        if not groups:
+            _say_missing(figure.add_subplot(grid[:, 1]), "Harmful phrases by category", "no phrase is counted yet")
         figure.savefig(path, format="png", metadata={"Software": None})
 
 
@@ -69,8 +75,7 @@ def _draw_histogram(axes: Any, card: dict[str, Any]) -> None:
     shares = [level["share"] for level in data["all"]["levels"]]
     values = [share["value"] for share in shares]
     axes.bar(range(6), values, width=0.72, color=_LEVEL_COLOURS, zorder=2)
-    errors = [[s["value"] - s["low"] for s in shares], [s["high"] - s["value"] for s in shares]]
-    axes.errorbar(range(6), values, yerr=errors, fmt="none", ecolor=_INK, elinewidth=1.2, capsize=3, zorder=3)
+    axes.errorbar(range(6), values, yerr=_ends(shares), fmt="none", ecolor=_INK, elinewidth=1.2, capsize=3, zorder=3)
     scored = {name: entry for name, entry in data["by_source"].items() if entry["scored"]}
     largest = sorted(scored, key=lambda name: (-scored[name]["scored"], name))[:MAX_SOURCES_SHOWN]
     top = max(values)
@@ -94,21 +99,17 @@ def _draw_levels(axes: Any, card: dict[str, Any]) -> None:
     """All phrases together, by score level: originals beside what was written from them."""
     title = "Harmful phrases by score level"
     levels = card["phrase_rates"]["by_level"] if card["phrase_rates"] else {}
-    kinds = [kind for kind in KIND_TITLES if kind in levels and kind != "tagged"]
+    kinds = [kind for kind in KIND_TITLES if levels.get(kind) and kind != "tagged"]
     if not kinds:
         return _say_missing(axes, title, "no phrase is counted yet")
-    width = 0.8 / len(kinds)
-    for place, kind in enumerate(kinds):
+    width = 0.8 / max(sum(str(level) in levels[kind] for kind in kinds) for level in range(6))
+    for kind in kinds:
         points = [(int(level), entry["all"]["mean"]) for level, entry in levels[kind].items() if entry["all"]]
-        positions = [level + (place - (len(kinds) - 1) / 2) * width for level, _ in points]
+        places = [_place(kind, [k for k in kinds if str(level) in levels[k]]) * width + level for level, _ in points]
         rates = [rate for _, rate in points]
-        axes.bar(
-            positions, [r["value"] for r in rates], width * 0.92, color=KIND_COLOURS[kind], label=KIND_TITLES[kind]
-        )
-        errors = [[r["value"] - r["low"] for r in rates], [r["high"] - r["value"] for r in rates]]
-        axes.errorbar(
-            positions, [r["value"] for r in rates], yerr=errors, fmt="none", ecolor=_INK, elinewidth=1, capsize=2
-        )
+        values = [rate["value"] for rate in rates]
+        axes.bar(places, values, width * 0.92, color=KIND_COLOURS[kind], label=KIND_TITLES[kind])
+        axes.errorbar(places, values, yerr=_ends(rates), fmt="none", ecolor=_INK, elinewidth=1, capsize=2)
     axes.set_xticks(range(6))
     axes.set_ylim(0)
     axes.set_xlabel("score of the original")
@@ -117,55 +118,39 @@ def _draw_levels(axes: Any, card: dict[str, Any]) -> None:
     _finish(axes, title, "y")
 
 
-def _draw_categories(axes: Any, card: dict[str, Any]) -> None:
-    """One row a category: originals and each synthetic kind as a point with its interval."""
-    title = "Harmful phrases by category"
-    data = card["phrase_rates"]
-    if not data or not data["by_kind"]:
-        return _say_missing(axes, title, "no phrase is counted yet")
-    series, note = _category_series(data)
+def _place(kind: str, kinds: list[str]) -> float:
+    """Offset of a kind's bar from its level, in bar widths, so that the bars of a level stand centred on it."""
+    return kinds.index(kind) - (len(kinds) - 1) / 2
+
+
+def _draw_categories(axes: Any, card: dict[str, Any], group: dict[str, Any], names: bool) -> None:
+    """One row a category: originals and what was written from the same scores, as points with their intervals."""
+    parts = group["parts"]
+    step = 0.6 / max(1, len(parts) - 1)
     categories = list(card["categories"])
-    step = 0.62 / max(1, len(series) - 1) if len(series) > 1 else 0.0
     for row in range(0, len(categories), 2):
-        axes.axhspan(row - 0.5, row + 0.5, color="#f6f7f9", zorder=0, lw=0)
-    for place, (kind, entry) in enumerate(series.items()):
-        rates = [entry["categories"][category]["mean"] for category in categories]
-        rows = [row + (place - (len(series) - 1) / 2) * step for row in range(len(categories))]
+        axes.axhspan(row - 0.5, row + 0.5, color="#f4f5f8", zorder=0, lw=0)
+    largest = 0.0
+    for place, (kind, part) in enumerate(parts.items()):
+        rates = [part["categories"][category]["mean"] for category in categories]
+        rows = [row + (place - (len(parts) - 1) / 2) * step for row in range(len(categories))]
         values = [r["value"] for r in rates]
-        errors = [[r["value"] - r["low"] for r in rates], [r["high"] - r["value"] for r in rates]]
-        axes.errorbar(
-            values,
-            rows,
-            xerr=errors,
-            fmt="o",
-            ms=5.5,
-            color=KIND_COLOURS[kind],
-            elinewidth=1.6,
-            label=KIND_TITLES[kind],
-            zorder=3,
-        )
-    axes.set_yticks(range(len(categories)), [card["categories"][category] for category in categories])
+        largest = max(largest, *values)
+        style = {"fmt": "o", "ms": 5.5, "elinewidth": 1.6, "zorder": 3, "color": KIND_COLOURS[kind]}
+        axes.errorbar(values, rows, xerr=_ends(rates), **style)
+    axes.set_yticks(range(len(categories)), [card["categories"][c] if names else "" for c in categories])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(categories) - 0.5, -0.5)
-    axes.set_xlim(0)
-    axes.set_xlabel(f"hits per million tokens, mean over the category's phrases\n{note}")
-    axes.legend(frameon=True, facecolor="white", edgecolor="none", framealpha=0.9, fontsize=10, loc="lower right")
-    _finish(axes, title, "x")
+    # The interval of a tiny slice would press all points together: it runs out of the panel instead.
+    axes.set_xlim(0, min(axes.get_xlim()[1], 2.5 * largest) if largest else None)
+    axes.set_xlabel("hits per million tokens,\nmean over the category's phrases")
+    levels = "all originals" if group["levels"] is None else f"score {levels_text(group['levels'])}"
+    _finish(axes, f"By category, {levels}" if names else levels.capitalize(), "x")
 
 
-def _category_series(data: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """What stands in a row: originals of the scores that were rewritten, then each synthetic kind; and what to say of it."""
-    rewritten = data["comparisons"].get("rephrased")
-    series: dict[str, Any] = {}
-    note = "lines: 95 % intervals"
-    if rewritten and rewritten["original"]["tokens"]:
-        series["original"] = rewritten["original"]
-        note = f"originals with score {levels_text(rewritten['levels'])}; {note}"
-    elif "original" in data["by_kind"]:
-        series["original"] = data["by_kind"]["original"]
-        note = f"all originals; {note}"
-    series |= {kind: entry["synthetic"] for kind, entry in data["comparisons"].items()}
-    return {kind: entry for kind, entry in series.items() if entry["tokens"]}, note
+def _ends(intervals: list[dict[str, float]]) -> list[list[float]]:
+    """Error bars of intervals: their lengths below and above the values."""
+    return [[r["value"] - r["low"] for r in intervals], [r["high"] - r["value"] for r in intervals]]
 
 
 def _finish(axes: Any, title: str, grid_axis: str) -> None:

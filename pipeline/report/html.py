@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.report import shown_values
-from pipeline.report.shown_values import KIND_COLOURS, KIND_TITLES
+from pipeline.report.shown_values import KIND_COLOURS, KIND_TITLES, comparison_groups, group_title
 
 TEMPLATE = "card.html.j2"
 
@@ -34,15 +34,20 @@ def bar_scale(groups: list[dict[str, Any]]) -> float:
     return min(high, 1.6 * value) if value > 0 else high
 
 
-def category_groups(card: dict[str, Any]) -> list[dict[str, Any]]:
-    """One group of bars a category: the originals that were rewritten, then each synthetic kind (sum over phrases)."""
-    data = card["phrase_rates"]
-    rewritten = data["comparisons"].get("rephrased") or next(iter(data["comparisons"].values()), None)
-    parts = {"original": rewritten["original"] if rewritten else data["by_kind"].get("original")}
-    parts |= {kind: pair["synthetic"] for kind, pair in data["comparisons"].items()}
+def category_charts(card: dict[str, Any]) -> list[dict[str, Any]]:
+    """One chart a set of score levels: a group of bars for each category, originals beside what was written from them."""
     return [
-        {"title": title, "bars": [_bar_row(kind, part["categories"][name]) for kind, part in parts.items() if part]}
-        for name, title in card["categories"].items()
+        {
+            "title": group_title(group),
+            "groups": [
+                {
+                    "title": title,
+                    "bars": [_bar_row(kind, part["categories"][name]) for kind, part in group["parts"].items()],
+                }
+                for name, title in card["categories"].items()
+            ],
+        }
+        for group in comparison_groups(card["phrase_rates"])
     ]
 
 
@@ -77,7 +82,7 @@ def render_html(card: dict[str, Any]) -> str:
     )
     names = ("count", "short_count", "percent", "percent_interval", "rate", "rate_interval_text", "reasons")
     environment.filters |= {name: getattr(shown_values, name) for name in names}
-    environment.globals |= {"bar": bar, "bar_scale": bar_scale, "levels_text": shown_values.levels_text}
+    environment.globals |= {"bar": bar, "bar_scale": bar_scale}
     has_rates = bool(card["phrase_rates"] and card["phrase_rates"]["by_kind"])
     return environment.get_template(TEMPLATE).render(
         card=card,
@@ -85,7 +90,7 @@ def render_html(card: dict[str, Any]) -> str:
         removed=card["headline"]["removed"],
         kind_titles=KIND_TITLES,
         kind_colours=KIND_COLOURS,
-        categories=category_groups(card) if has_rates else [],
+        category_charts=category_charts(card) if has_rates else [],
         levels=level_groups(card) if has_rates else [],
         notes=[*card["warnings"], *filter(None, [shown_values.yield_sentence(card)])],
     )

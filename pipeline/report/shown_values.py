@@ -91,6 +91,30 @@ def levels_text(levels: list[int]) -> str:
     return ", ".join(map(str, levels))
 
 
+def comparison_groups(phrase_rates: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Originals beside what was written from the same score levels: one group a set of levels, lowest levels first.
+
+    Each group: `levels`, and `parts`, kind -> slice (originals first). Where nothing was written, one group of all
+    originals with `levels` None. Never are texts of different levels put side by side: that would compare levels.
+    """
+    groups: dict[tuple[int, ...], dict[str, Any]] = {}
+    for kind, pair in phrase_rates["comparisons"].items():
+        parts = groups.setdefault(tuple(pair["levels"]), {"original": pair["original"]})
+        parts[kind] = pair["synthetic"]
+    result: list[dict[str, Any]] = [{"levels": list(levels), "parts": groups[levels]} for levels in sorted(groups)]
+    if not result and "original" in phrase_rates["by_kind"]:
+        result = [{"levels": None, "parts": {"original": phrase_rates["by_kind"]["original"]}}]
+    for group in result:
+        group["parts"] = {kind: part for kind, part in group["parts"].items() if part["tokens"]}
+    return [group for group in result if group["parts"]]
+
+
+def group_title(group: Mapping[str, Any]) -> str:
+    """`Score 1 to 3: originals, rephrased`."""
+    kinds = ", ".join(KIND_TITLES[kind].lower() for kind in group["parts"])
+    return f"All {kinds}" if group["levels"] is None else f"Score {levels_text(group['levels'])}: {kinds}"
+
+
 def yield_sentence(card: Mapping[str, Any]) -> str | None:
     """What to know about the writer when most of its texts failed; None when they did not."""
     if not card["weak_writer"]:

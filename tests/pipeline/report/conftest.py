@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,9 @@ def write_run(
 def finished_run(tmp_path_factory) -> Path:
     """A finished run; tests only read it (build_card writes into its report folder)."""
     return write_run(tmp_path_factory.mktemp("runs") / "finished", documents=150)
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """Builds a run folder of a given name: `make_run("a", documents=..., shares=..., verified=..., seed=...)`."""
+    return lambda name, **options: write_run(tmp_path / name, **options)

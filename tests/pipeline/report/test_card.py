@@ -1,0 +1,174 @@
+"""The card of a generated run: its numbers, its gaps, its warnings, and the same bytes each time."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from classifiers.errors import DataError
+from pipeline.report import build_card
+from pipeline.report.card import card_data
+from pipeline.report.tallies import Tally
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
+
+
+def change_manifest(run: Path, stage: str, shard: int, **changes) -> None:
+    path = run / "manifests" / stage / f"{shard:05d}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_four_files_with_the_same_bytes_each_time(run: Path) -> None:
+    first = build_card(run)
+    report = run / "report"
+    names = ["card.html", "card.json", "card.md", "card.png"]
+    assert sorted(p.name for p in report.iterdir()) == names
+    assert json.loads((report / "card.json").read_text()) == json.loads(json.dumps(first))
+    before = {name: (report / name).read_bytes() for name in names}
+    for stage in ("ingest", "score-final"):
+        change_manifest(run, stage, 0, seconds=99.0)
+    build_card(run)
+    assert before == {name: (report / name).read_bytes() for name in names}
+    assert before["card.png"].startswith(b"\x89PNG") and len(before["card.png"]) > 20_000
+
+
+def test_numbers_agree_with_the_tallies(finished_run: Path) -> None:
+    card = card_data(finished_run)
+    tally = Tally()
+    for path in (finished_run / "card_counts").iterdir():
+        tally.merge(Tally.from_json(path.read_bytes(), path.name))
+    originals = tally.total("original")
+    assert (card["headline"]["documents"], card["headline"]["tokens"]) == (originals.documents, originals.tokens)
+    levels = card["histogram"]["all"]["levels"]
+    assert sum(level["documents"] for level in levels) == card["histogram"]["all"]["scored"] == originals.documents
+    assert sum(source["documents"] for source in card["sources"]) == originals.documents
+    hate = card["phrase_rates"]["by_kind"]["original"]["categories"]["hate"]
+    assert hate["sum"]["value"] == pytest.approx(originals.category("hate").hits * 1e6 / originals.tokens)
+    assert hate["mean"]["value"] == pytest.approx(hate["sum"]["value"] / len(tally.lists["hate"]))
+    flagged = card["headline"]["unsafe"]["value"]
+    assert card["headline"]["corrected"]["value"] == pytest.approx((flagged - 0.06) / (0.95 - 0.06))
+    assert card["headline"]["removed"] == {
+        "duplicate": 111,
+        "never_train": 6,
+        "contaminated": 18,
+        "contaminated_by_suite": {"advbench": 12, "xstest": 6},
+    }
+    assert sum(row["share"] for row in card["languages"]) == pytest.approx(1) and len(card["languages"]) == 11
+
+
+def test_rewritten_texts_stand_beside_originals_of_their_own_levels(finished_run: Path) -> None:
+    comparisons = card_data(finished_run)["phrase_rates"]["comparisons"]
+    assert comparisons["rephrased"]["levels"] == [1, 2, 3] and comparisons["refusal"]["levels"] == [4, 5]
+    pair = comparisons["rephrased"]
+    assert pair["original"]["documents"] == pair["synthetic"]["documents"]
+    assert pair["synthetic"]["all"]["sum"]["high"] < pair["original"]["all"]["sum"]["low"]
+
+
+def test_yield_styles_tokens_and_settings(finished_run: Path) -> None:
+    card = card_data(finished_run)
+    rephrased = card["synthetic"]["rephrased"]
+    assert rephrased["dropped"] == {"copied": 45, "too_unsafe": 90} and rephrased["tried"] == 1650
+    assert rephrased["by_style"]["podcast_host"]["share"]["value"] == pytest.approx(0.8)
+    tokens = {row["source"]: row for row in card["tokens"]}
+    assert tokens["safe"]["tokens"] == 2_730_000 and tokens["safe"]["weight"] == 0.8
+    assert tokens["moral"]["weight"] is None
+    settings = card["made"]["settings"]
+    assert settings["synthesis.llm.model"] == "meta-llama/Llama-3.1-8B-Instruct"
+    assert settings["score.embedding.head"] == "head.safetensors", "no folder of a machine in a published card"
+    assert card["made"]["seed"] == 7 and len(card["made"]["recipe_sha256"]) == 64
+    assert not card["weak_writer"] and card["warnings"] == [] and card["missing"] == []
+
+
+def test_weak_writer_is_named(run: Path) -> None:
+    rows = {"in": 1000, "kept": 12, "dropped": {"too_unsafe": 900, "looping": 88}, "quarantined": {}}
+    change_manifest(run, "verify-rephrased", 0, rows=rows)
+    change_manifest(run, "verify-refusal", 0, rows=rows)
+    change_manifest(run, "verify-moral", 0, rows={**rows, "in": 4000, "dropped": {"empty": 3988}})
+    assert build_card(run)["weak_writer"]
+    for name in ("card.md", "card.html"):
+        shown = (run / "report" / name).read_text()
+        assert "Weak writer" in shown and "meta-llama/Llama-3.1-8B-Instruct wrote" in shown.replace("&#58;", ":")
+
+
+@pytest.mark.parametrize("last", ["ingest", "score-final", "verify-rephrased", "tokenise-safe"])
+def test_card_from_any_finished_stage(run: Path, last: str) -> None:
+    stages = [row["stage"] for row in card_data(run)["ledger"]]
+    later = stages[stages.index(last) + 1 :]
+    for stage in later:
+        shutil.rmtree(run / "manifests" / stage)
+    shutil.rmtree(run / "card_counts")
+    card = build_card(run)
+    required = [stage for stage in later if stage not in ("score-fasttext", "score-embedding", "score-judge")]
+    assert card["missing"] == required and card["histogram"] is None
+    assert "These stages have not run" in (run / "report" / "card.md").read_text()
+    assert "These stages have not run" in (run / "report" / "card.html").read_text()
+
+
+def test_counts_without_manifests_and_without_synthetic_or_scores(tmp_path: Path) -> None:
+    tally = Tally()
+    tally.add("original", "web", None, 0, "")
+    (tmp_path / "card_counts").mkdir()
+    (tmp_path / "card_counts" / "00000.json").write_bytes(tally.to_json())
+    card = build_card(tmp_path)
+    assert card["headline"]["unsafe"] is None and card["histogram"]["all"]["unscored"] == 1
+    assert card["phrase_rates"]["by_kind"]["original"]["all"] is None
+
+
+def test_stages_that_the_recipe_leaves_out_are_no_gap(run: Path) -> None:
+    for stage in ("rephrase", "refuse", "moralise"):
+        shutil.rmtree(run / "manifests" / stage)
+    for kind in ("rephrased", "refusal", "moral"):
+        shutil.rmtree(run / "manifests" / f"verify-{kind}")
+        shutil.rmtree(run / "manifests" / f"tokenise-{kind}")
+    assert len(card_data(run)["missing"]) == 9
+    (run / "recipe.yaml").write_text("name: safe-only\nsynthesis: null\n")
+    card = card_data(run)
+    assert card["missing"] == [] and card["writer"] is None
+
+
+def test_warnings_of_stale_broken_failed_and_partial_stages(run: Path) -> None:
+    change_manifest(run, "tag", 1, forced_stale=True)
+    change_manifest(run, "rephrase", 0, rows={"in": 9, "kept": 8, "dropped": {}, "quarantined": {}})
+    change_manifest(run, "rephrase", 1, rows={"in": 8, "kept": 9, "dropped": {}, "quarantined": {}})
+    path = run / "manifests" / "refuse" / "00002.json"
+    path.rename(path.with_name("00002.failed.json"))
+    card = build_card(run)
+    assert card["stale"]
+    text = "\n".join(card["warnings"])
+    for said in ("Stale: tag", "Broken ledger: rows of rephrase", "1 shard(s) of refuse", "refuse has finished 2 of 3"):
+        assert said in text
+    assert "Stale: tag" in (run / "report" / "card.html").read_text()
+
+
+def test_errors_name_the_file(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such run folder"):
+        card_data(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="nothing has finished"):
+        card_data(tmp_path / "empty")
+    manifest = run / "manifests" / "ingest" / "00001.json"
+    manifest.write_text('{"rows": 3}')
+    with pytest.raises(DataError, match=r"ingest/00001\.json: not a manifest"):
+        card_data(run)
+    shutil.rmtree(run / "manifests" / "ingest")
+    point = {"true_positive_rate": 0.1, "false_positive_rate": 0.2}
+    change_manifest(run, "score-final", 0, metrics={"operating_point": point})
+    with pytest.raises(DataError, match="operating_point needs"):
+        card_data(run)
+    (run / "recipe.yaml").write_text("- a list")
+    with pytest.raises(DataError, match=r"recipe\.yaml: expected a mapping"):
+        card_data(run)
+
+
+def test_counts_with_other_phrases_are_refused(run: Path) -> None:
+    path = run / "card_counts" / "00000.json"
+    for file in (run / "card_counts").iterdir():
+        content = json.loads(path.read_text())
+        file.write_text(json.dumps(content | {"phrase_lists_sha256": "0" * 64}))
+    with pytest.raises(DataError, match="other phrase lists"):
+        card_data(run)
