@@ -3,6 +3,7 @@
 import re
 import zlib
 from collections import Counter
+from itertools import pairwise
 
 # Fewer letters than this are no text.
 LEAST_LETTERS = 20
@@ -53,7 +54,7 @@ def loops(text: str) -> bool:
     """True for a text that goes round in circles: words, sentences or longer passages again and again."""
     words = re.findall(r"\w+", text.lower())
     run = 1
-    for before, word in zip(words, words[1:], strict=False):
+    for before, word in pairwise(words):
         run = run + 1 if word == before and not word.isdigit() else 1
         if run >= SAME_WORD_IN_A_ROW:
             return True
