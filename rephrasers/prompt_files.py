@@ -62,6 +62,11 @@ def neutralise(text: str) -> str:
     return _FRAME_LINE.sub(r"- \1 -", text)
 
 
+def holds_control_tokens(text: str) -> bool:
+    """True where a text holds what `neutralise` would take apart (invisible characters aside)."""
+    return any(p.search(text) for p in (_BAR_OPEN, _BAR_CLOSE, _TAG_TOKENS, _BRACKET_TOKENS, _FRAME_LINE))
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One prompt file. sha256 is that of the file's bytes; `user` holds the source slot once, inside the frame."""

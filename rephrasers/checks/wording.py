@@ -1,0 +1,79 @@
+"""Rules about the words themselves: is there text, does it go round in circles, is it the source again."""
+
+import re
+import zlib
+from collections import Counter
+from itertools import pairwise
+
+# Fewer letters than this are no text.
+LEAST_LETTERS = 20
+LENGTH_RATIO = (0.3, 3.0)
+# Share of a draft's word sequences that stand in the source too. Rewrites share terms and names, not sentences.
+COPIED_NGRAM, COPIED_SHARE = 6, 0.5
+LOOP_NGRAM, LOOP_SHARE = 5, 0.3
+SAME_WORD_IN_A_ROW = 6
+SAME_SENTENCE = 4
+# Ordinary prose compresses to 0.4-0.6 of its size in pieces of this many bytes; loops to under 0.2.
+WINDOW_BYTES, LOOP_COMPRESSION = 4000, 0.22
+_SHORTEST_WINDOW = 400
+_SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s*|\n+")
+
+
+def is_empty(text: str) -> bool:
+    """True for a text with fewer than 20 letters."""
+    return sum(character.isalpha() for character in text) < LEAST_LETTERS
+
+
+def units(text: str) -> list[str]:
+    """The lower-case words of a text; its characters where the script does not put spaces between words."""
+    words = re.findall(r"\w+", text.lower())
+    letters = sum(map(len, words))
+    return words if letters <= 12 * len(words) else [character for word in words for character in word]
+
+
+def ngrams(items: list[str], n: int) -> list[tuple[str, ...]]:
+    """All sequences of n neighbours, in order."""
+    return list(zip(*(items[start:] for start in range(n)), strict=False))
+
+
+def repeated_share(text: str) -> float:
+    """Share of 5-grams that stood in the text before, in [0, 1]; 0 for fewer than 20 words."""
+    items = units(text)
+    grams = ngrams(items, LOOP_NGRAM)
+    return 1 - len(set(grams)) / len(grams) if len(items) >= 20 else 0.0
+
+
+def compression(text: str) -> float:
+    """Lowest zlib ratio (compressed / raw bytes) over windows of 4,000 bytes; 1 where there are under 400 bytes."""
+    raw = text.encode(errors="replace")
+    windows = (raw[start : start + WINDOW_BYTES] for start in range(0, len(raw), WINDOW_BYTES))
+    return min((len(zlib.compress(w)) / len(w) for w in windows if len(w) >= _SHORTEST_WINDOW), default=1.0)
+
+
+def loops(text: str) -> bool:
+    """True for a text that goes round in circles: words, sentences or longer passages again and again."""
+    words = re.findall(r"\w+", text.lower())
+    run = 1
+    for before, word in pairwise(words):
+        run = run + 1 if word == before and not word.isdigit() else 1
+        if run >= SAME_WORD_IN_A_ROW:
+            return True
+    sentences = Counter(s.strip().lower() for s in _SENTENCE_END.split(text) if len(s.split()) >= 4)
+    if sentences and max(sentences.values()) >= SAME_SENTENCE:
+        return True
+    return repeated_share(text) > LOOP_SHARE or compression(text) < LOOP_COMPRESSION
+
+
+def copied_share(text: str, source: str) -> float:
+    """Share of the text's 6-grams that stand in the source, in [0, 1]; 0 for texts too short to tell (12 words)."""
+    items = units(text)
+    if len(items) < 2 * COPIED_NGRAM:
+        return 0.0
+    known = set(ngrams(units(source), COPIED_NGRAM))
+    grams = ngrams(items, COPIED_NGRAM)
+    return sum(gram in known for gram in grams) / len(grams)
+
+
+def length_ratio(text: str, source: str) -> float:
+    """Characters of the text over characters of the source, runs of white space counted once."""
+    return len(" ".join(text.split())) / max(1, len(" ".join(source.split())))
