@@ -19,3 +19,9 @@ class PretrainDataError(PretrainError):
 
 class CheckpointError(PretrainError):
     """A checkpoint that is incomplete, or that belongs to other data or to another model."""
+
+
+class PretrainInterruptedError(PretrainError):
+    """SIGTERM came; the run was saved and is not finished (128 + 15, as a shell would report it)."""
+
+    exit_code = 143
