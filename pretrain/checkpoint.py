@@ -86,6 +86,8 @@ def save_checkpoint(
     torch.save({"torch": torch.get_rng_state()}, temporary / "random.pt")
     (temporary / "state.json").write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
     for path in temporary.iterdir():
+        # safetensors makes its file private; a checkpoint is as readable as the files beside it.
+        path.chmod((temporary / "state.json").stat().st_mode)
         sync_file(path)
     sync_folder(temporary)
     if final.exists():  # of a process killed before it could move the tracker, or rewound by hand

@@ -96,6 +96,8 @@ def export_model(
         (NOTE, {"iteration": iteration, "tag_token": blend.tag_token, "tag_token_id": blend.tag_token_id}),
     ):
         (temporary / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    # safetensors makes its file private; the weights are as readable as the files beside them.
+    (temporary / "model.safetensors").chmod((temporary / NOTE).stat().st_mode)
     for path in temporary.iterdir():
         if path.is_file():
             sync_file(path)
