@@ -1,0 +1,33 @@
+"""`python -m pretrain RECIPE [--set key=value ...]`: train, resume, or find that nothing is left to do."""
+
+import argparse
+import sys
+
+from pretrain.errors import PretrainError, PretrainRecipeError
+from pretrain.loop import run
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code: 0 done, 1 failed, 2 wrong recipe or arguments, 143 saved and stopped by SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m pretrain", description=__doc__)
+    parser.add_argument("recipe", help="YAML file, for example recipes/pretrain_demo.yaml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key: model.layers=4"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        pairs = [item.partition("=") for item in given.set]
+        if wrong := [key for key, equals, _ in pairs if not equals]:
+            raise PretrainRecipeError(f"--set {wrong[0]}: expected KEY=VALUE")
+        result = run(given.recipe, {key: value for key, _, value in pairs}, lambda line: print(line, flush=True))
+    except PretrainError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(
+        f"{result.iterations_run} iterations run, loss {result.first_loss} -> {result.last_loss}, {result.tokens} tokens in all"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""The trained decoder as a Hugging Face Llama folder: config, safetensors and the tokenizer beside them."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pretrain.atomic_files import sync_file, sync_folder, temporary_name
+from pretrain.blended_data import Blend
+from pretrain.errors import PretrainDataError
+
+if TYPE_CHECKING:
+    from pretrain.model import Decoder
+
+# Written into the folder, so that a rerun knows whether the export is of the final iteration.
+NOTE: Final = "pretrain.json"
+
+_LAYER_NAMES: Final = {
+    "attention_norm": "input_layernorm",
+    "attention.query": "self_attn.q_proj",
+    "attention.key": "self_attn.k_proj",
+    "attention.value": "self_attn.v_proj",
+    "attention.output": "self_attn.o_proj",
+    "feed_forward_norm": "post_attention_layernorm",
+    "feed_forward.gate": "mlp.gate_proj",
+    "feed_forward.up": "mlp.up_proj",
+    "feed_forward.down": "mlp.down_proj",
+}
+_OUTER_NAMES: Final = {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}
+
+
+def hugging_face_name(name: str) -> str:
+    """The name that transformers' Llama gives to our parameter `name`."""
+    if name in _OUTER_NAMES:
+        return _OUTER_NAMES[name]
+    _, layer, *inner, kind = name.split(".")
+    return f"model.layers.{layer}.{_LAYER_NAMES['.'.join(inner)]}.{kind}"
+
+
+def llama_config(decoder: "Decoder", blend: Blend, sequence_length: int) -> dict[str, Any]:
+    """`config.json` of transformers' Llama for this decoder; the vocabulary is the padded one."""
+    config = decoder.config
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": decoder.embedding.num_embeddings,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.ffn_hidden_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_size,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_epsilon,
+        # Both spellings: transformers 5 reads the second, most serving stacks the first.
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "max_position_embeddings": sequence_length,
+        "initializer_range": config.init_std,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": True,
+        "bos_token_id": blend.end_of_document_id,
+        "eos_token_id": blend.end_of_document_id,
+        "dtype": "float32",
+    }
+
+
+def tokenizer_folder(blend_file: Path, blend: Blend) -> Path:
+    """Where the blend's tokenizer lies. Raises `PretrainDataError` where it is missing."""
+    folder = blend_file.parent / blend.tokenizer
+    if not folder.is_dir():
+        raise PretrainDataError(f"{blend_file} names the tokenizer folder {folder}, which is missing; export needs it")
+    return folder
+
+
+def export_model(
+    decoder: "Decoder", blend: Blend, tokenizer: Path, sequence_length: int, iteration: int, destination: Path
+) -> None:
+    """Write the folder `destination`, which `AutoModelForCausalLM` and `AutoTokenizer` load; an older one is replaced.
+
+    The folder gets its name when it is whole. The tag is a special token of the tokenizer saved with it.
+    """
+    from safetensors.torch import save_file
+
+    temporary = temporary_name(destination)
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    shutil.copytree(tokenizer, temporary)
+    weights = {hugging_face_name(name): value for name, value in decoder.state_dict().items()}
+    save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+    ends = {"bos_token_id": blend.end_of_document_id, "eos_token_id": blend.end_of_document_id}
+    for name, content in (
+        ("config.json", llama_config(decoder, blend, sequence_length)),
+        ("generation_config.json", ends),
+        (NOTE, {"iteration": iteration, "tag_token": blend.tag_token, "tag_token_id": blend.tag_token_id}),
+    ):
+        (temporary / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    # safetensors makes its file private; the weights are as readable as the files beside them.
+    (temporary / "model.safetensors").chmod((temporary / NOTE).stat().st_mode)
+    for path in temporary.iterdir():
+        if path.is_file():
+            sync_file(path)
+    if destination.exists():
+        shutil.rmtree(destination)
+    temporary.replace(destination)
+    sync_folder(destination.parent)

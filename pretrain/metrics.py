@@ -1,0 +1,74 @@
+"""What a run says of itself: Megatron's log line, and one JSON object a line in `metrics.jsonl`."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pretrain.atomic_files import write_text
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Figures of the iterations since the last log line; times and losses are means over them.
+
+    `tokens_by_source` counts from the start of the run. `loss` is NaN where no iteration had a finite one.
+    """
+
+    iteration: int
+    train_iters: int
+    consumed_samples: int
+    seconds_per_iteration: float
+    tokens_per_second: float
+    tflops_per_second: float
+    learning_rate: float
+    global_batch_size: int
+    loss: float
+    grad_norm: float
+    skipped_iterations: int
+    nan_iterations: int
+    tokens_by_source: dict[str, int]
+
+
+def format_log_line(progress: Progress) -> str:
+    """The line that people grep in Megatron's logs."""
+    return (
+        f" iteration {progress.iteration:4d}/{progress.train_iters:4d} |"
+        f" consumed samples: {progress.consumed_samples:4d} |"
+        f" elapsed time per iteration (ms): {1000 * progress.seconds_per_iteration:.1f} |"
+        f" throughput per GPU (TFLOP/s/GPU): {progress.tflops_per_second:.1f} |"
+        f" learning rate: {progress.learning_rate:.6E} |"
+        f" global batch size: {progress.global_batch_size:3d} |"
+        f" lm loss: {progress.loss:.3E} |"
+        f" loss scale: 1.0 |"
+        f" grad norm: {progress.grad_norm:.3f} |"
+        f" number of skipped iterations: {progress.skipped_iterations} |"
+        f" number of nan iterations: {progress.nan_iterations} |"
+    )
+
+
+class MetricsFile:
+    """Appends to `path`. A resumed run first drops the lines after its checkpoint: it will write those iterations again."""
+
+    def __init__(self, path: Path, resumed_from: int) -> None:
+        self._path = path
+        if path.is_file():
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _within(line, resumed_from)]
+            write_text(path, "".join(line + "\n" for line in kept))
+
+    def append(self, progress: Progress) -> None:
+        """Write one line; a number that JSON does not have (NaN, infinity) becomes null."""
+        record: dict[str, Any] = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in vars(progress).items()
+        }
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def _within(line: str, iteration: int) -> bool:
+    try:
+        return json.loads(line)["iteration"] <= iteration
+    except (ValueError, KeyError):  # the torn last line of a killed process
+        return False
