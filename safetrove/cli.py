@@ -129,9 +129,9 @@ def score(files: Annotated[list[Path] | None, typer.Argument(help="JSON lines; d
 @app.command(epilog="Example: `safetrove pretrain recipes/pretrain_demo.yaml --set data=runs/demo/tokens/blend.json`")
 def pretrain(recipe: Annotated[Path, typer.Argument(help="YAML file")], overrides: Set = []) -> None:  # noqa: B006
     """Train on a corpus's tokens. Resumes from the last checkpoint."""
-    from pretrain.run import run as run_pretraining
+    from safetrove.pretraining import run_pretraining
 
-    run_pretraining(recipe, overrides)
+    raise typer.Exit(run_pretraining(recipe, overrides))
 
 
 @app.command(epilog="Example: `safetrove doctor`")

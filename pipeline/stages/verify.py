@@ -11,6 +11,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.batching import batched
 
 from classifiers.errors import DataError
+from pipeline.atomic_files import file_sha256
 from pipeline.recipe import Recipe
 from pipeline.run_folder import RunFolder
 from pipeline.shard_task import ShardTask
@@ -19,7 +20,9 @@ from pipeline.stages.dedup import document_table
 from pipeline.stages.score import ClassifierStage, ensemble_levels
 from pipeline.stages.synthesis import DRAFT_SCHEMA, STAGE_OF_KIND, draft_table, synthetic_table
 from pipeline.tables import ReadShard, WriteShard, read_rows
-from rephrasers.verify import Draft, verification_identity, verify_all
+from rephrasers.checks import phrases
+from rephrasers.refuse import Turn
+from rephrasers.verify import Draft, verify_all
 
 SYNTHETIC_SCHEMA = DRAFT_SCHEMA.append(pa.field("score_after", pa.int8()))
 BATCH_DRAFTS = 64
@@ -37,7 +40,7 @@ class VerifyStage(Stage):
     def settings(self) -> dict[str, Any]:
         return {
             "classifiers": {stage.classifier: stage.settings() for stage in self.classifiers},
-            "rules": verification_identity(),
+            "phrases": file_sha256(Path(phrases.__file__).with_name("phrases.yaml")),
         }
 
     def _sources(self, shard: int) -> tuple[ShardRef, Path]:
@@ -124,7 +127,7 @@ def _draft(kind: str, document: Document) -> Draft:
     return Draft(
         kind=kind,
         text=document.text,
-        turns=metadata["turns"],
+        turns=tuple(Turn(turn["role"], turn["text"]) for turn in metadata["turns"] or ()),
         source_text=metadata["source_text"],
         source_score=metadata["score_before"],
         style=metadata["style"],

@@ -1,0 +1,26 @@
+"""`safetrove pretrain`, and what the demo says about its short training run."""
+
+from pathlib import Path
+
+from pretrain.errors import PretrainRecipeError
+from pretrain.loop import PretrainResult, run
+
+
+def run_pretraining(recipe: Path, overrides: list[str]) -> int:
+    """Train by a recipe file with `key=value` overrides; 0 when the run has reached its last iteration."""
+    pairs = [item.partition("=") for item in overrides]
+    if wrong := [item for item, (_, equals, _) in zip(overrides, pairs, strict=True) if not equals]:
+        raise PretrainRecipeError(f"--set {wrong[0]}: write it as key=value, for example --set model.layers=4")
+    print(describe(run(recipe, {key: value for key, _, value in pairs}, lambda line: print(line, flush=True))))
+    return 0
+
+
+def describe(result: PretrainResult) -> str:
+    """What a training run did, in one line."""
+    if not result.iterations_run:
+        return f"pretraining: nothing was left to do (checkpoint of iteration {result.resumed_from})"
+    start = "" if result.resumed_from is None else f", resumed from iteration {result.resumed_from}"
+    return (
+        f"pretraining: {result.iterations_run} iterations{start}, loss {result.first_loss:.3f} -> {result.last_loss:.3f}, "
+        f"{result.tokens:,} tokens in all"
+    )
