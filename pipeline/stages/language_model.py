@@ -19,7 +19,7 @@ def model_revision(settings: ServerSettings) -> str:
     """The revision of the weights. The embedded writer's is known without converting it."""
     if settings.model == EMBEDDED_NAME:
         return f"{GGUF_SHA256[:16]}-v{CONVERSION_VERSION}"
-    from rephrasers.servers.serving import model_of
+    from rephrasers.servers.open_servers import model_of
 
     return model_of(settings).revision
 
@@ -38,6 +38,6 @@ class LanguageModelStage(Stage):
         return 1
 
     def worker_context(self) -> AbstractContextManager[Any]:
-        from rephrasers.servers.serving import serving
+        from rephrasers.servers.open_servers import serving
 
         return serving(self.llm, self.run.logs(self.name) / "server.log")

@@ -178,7 +178,7 @@ class DraftRow:
     """Turns an answered document into a draft's row; a document without an answer goes to quarantine."""
 
     def __init__(self, stage: DraftStage, task: ShardTask):
-        from rephrasers.servers.serving import model_of
+        from rephrasers.servers.open_servers import model_of
 
         self.stage, self.task, self.model = stage, task, model_of(stage.llm)
         self.sampling = json.dumps(output_settings(stage.llm), sort_keys=True)
