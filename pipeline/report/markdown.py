@@ -88,9 +88,12 @@ def _headline(card: dict[str, Any]) -> list[str]:
     contaminated = count(removed["contaminated"])
     if removed["contaminated_by_suite"]:
         contaminated += f" ({escape(reasons(removed['contaminated_by_suite']))})"
+    never_train = count(removed["never_train"])
+    if removed["never_train_by_reason"]:
+        never_train += f" ({escape(reasons(removed['never_train_by_reason']))})"
     rows += [
         ["Taken out as duplicates", count(removed["duplicate"])],
-        ["Taken out as never to be trained on", count(removed["never_train"])],
+        ["Taken out as never to be trained on", never_train],
         ["Taken out for overlap with evaluation suites", contaminated],
     ]
     if card["languages"]:

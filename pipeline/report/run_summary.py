@@ -14,7 +14,7 @@ from pipeline.report.rates import wilson_interval
 STAGES = (
     *("ingest", "dedup-find", "documents", "score-fasttext", "score-embedding", "score-judge", "score-final"),
     *("rephrase", "refuse", "moralise", "verify-rephrased", "verify-refusal", "verify-moral", "tag"),
-    *("tokenise-safe", "tokenise-tagged", "tokenise-rephrased", "tokenise-refusal", "tokenise-moral"),
+    *("tokenizer", "tokenise-safe", "tokenise-tagged", "tokenise-rephrased", "tokenise-refusal", "tokenise-moral"),
     *("blend", "card-counts"),
 )
 """All stages in the order in which text flows; the ledger is shown in it."""
@@ -22,7 +22,10 @@ STAGES = (
 OPTIONAL_STAGES = frozenset({"score-fasttext", "score-embedding", "score-judge"})
 """Which of these run is the recipe's choice; their absence is no gap."""
 
-_NOT_BY_DOCUMENT_SHARD = frozenset({"dedup-find", "blend"})
+_NOT_BY_DOCUMENT_SHARD = frozenset({"dedup-find", "tokenizer", "blend"})
+_AFTER_THE_CARD = frozenset({"report", "publish"})
+"""A card says the same whether or not it was built, or published, before."""
+
 _MADE_KEYS = frozenset({"classifiers", "model", "server", "encoder", "head", "weights", "tokenizer", "revision"})
 _MADE_KEYS_OF_SYNTHESIS = frozenset({"temperature", "top_p", "max_tokens", "rephrase_scores", "refuse_scores", "rate"})
 
@@ -34,7 +37,7 @@ def read_manifests(run: Path) -> dict[str, list[dict[str, Any]]]:
     """
     manifests: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((run / "manifests").glob("*/*.json")):
-        if not path.stem.isdigit():
+        if not path.stem.isdigit() or path.parent.name in _AFTER_THE_CARD:
             continue
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -76,11 +79,15 @@ def _missing_rows(rows: dict[str, Any]) -> int:
     return rows["in"] - rows["kept"] - sum(rows["dropped"].values()) - sum(rows["quarantined"].values())
 
 
-def removed_documents(ledger_rows: list[dict[str, Any]]) -> dict[str, Any]:
+def removed_documents(manifests: dict[str, list[dict[str, Any]]], ledger_rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts of what was taken out: duplicates, never_train, and overlaps with evaluation suites (by suite).
 
-    None where the stage that would say so has not run. A reason may carry a detail after a colon.
+    None where the stage that would say so has not run. A drop reason may carry a detail after a colon. never_train
+    documents keep a marked row in score-final, whose manifests count them by reason in `metrics.never_train`.
     """
+    found: Counter[str] = Counter()
+    for manifest in manifests.get("score-final", []):
+        found.update(manifest.get("metrics", {}).get("never_train", {}))
     by_stage = {row["stage"]: Counter(row["dropped"]) + Counter(row["quarantined"]) for row in ledger_rows}
 
     def of(stage: str, reason: str) -> int | None:
@@ -95,7 +102,8 @@ def removed_documents(ledger_rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
     return {
         "duplicate": of("documents", "duplicate"),
-        "never_train": of("score-final", "never_train"),
+        "never_train": sum(found.values()) if "score-final" in manifests else None,
+        "never_train_by_reason": dict(sorted(found.items())),
         "contaminated": of("ingest", "contaminated"),
         "contaminated_by_suite": dict(sorted(suites.items())),
     }
@@ -128,21 +136,30 @@ def yield_entry(accepted: int, tried: int) -> dict[str, Any]:
     return {"accepted": accepted, "tried": tried, "share": share}
 
 
-def token_counts(manifests: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def token_counts(run: Path, manifests: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Tokens of each tokenised source (sum of the manifests' `tokens`), its share, and its weight in the blend."""
     totals = {
         stage.removeprefix("tokenise-"): sum(int(m.get("metrics", {}).get("tokens", 0)) for m in shards)
         for stage, shards in manifests.items()
         if stage.startswith("tokenise-")
     }
-    weights: dict[str, float] = {}
-    for manifest in manifests.get("blend", []):
-        weights |= manifest.get("metrics", {}).get("weights", {})
+    weights = blend_weights(run)
     everything = sum(totals.values())
     return [
         {"source": source, "tokens": n, "share": n / everything if everything else None, "weight": weights.get(source)}
         for source, n in totals.items()
     ]
+
+
+def blend_weights(run: Path) -> dict[str, float]:
+    """Source -> weight, as `RUN/tokens/blend.json` has them; empty before the blend is made. Raises DataError."""
+    path = run / "tokens" / "blend.json"
+    if not path.is_file():
+        return {}
+    try:
+        return {source["name"]: source["weight"] for source in json.loads(path.read_text(encoding="utf-8"))["sources"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a blend file ({error!r}); rerun the blend stage") from error
 
 
 def operating_point(manifests: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | None:

@@ -88,6 +88,8 @@ def write_run(
     run.mkdir(parents=True)
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe(list(shares)), allow_unicode=True))
     (run / "card_counts").mkdir()
+    (run / "tokens").mkdir()
+    (run / "tokens" / "blend.json").write_text(json.dumps({"sources": [{"name": "safe", "weight": 0.8}]}))
     for shard in range(SHARDS):
         tally = filled_tally(seed * 100 + shard, shares, documents)
         (run / "card_counts" / f"{shard:05d}.json").write_bytes(tally.to_json())
@@ -102,9 +104,8 @@ def write_run(
             elif stage == "documents":
                 dropped = {"duplicate": 37}
             elif stage == "score-final":
-                quarantined = {"never_train": 2}
                 point = {"true_positive_rate": 0.95, "false_positive_rate": 0.06, "measured_on": "393 held-out texts"}
-                metrics = {"operating_point": point}
+                metrics = {"operating_point": point, "never_train": {"privacy": 2}}
             elif stage.startswith("verify-"):
                 failed = round(rows * (1 - verified))
                 dropped = {"too_unsafe": failed - failed // 3, "copied": failed // 3}
@@ -117,8 +118,6 @@ def write_run(
                 metrics = {
                     "tokens": {"safe": 910_000, "rephrased": 120_000}.get(stage.removeprefix("tokenise-"), 31_000)
                 }
-            elif stage == "blend":
-                metrics = {"weights": {"safe": 0.8}}
             write_manifest(run, stage, shard, rows + 100, dropped, quarantined, metrics=metrics)
     return run
 

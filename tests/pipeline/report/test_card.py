@@ -32,6 +32,8 @@ def test_four_files_with_the_same_bytes_each_time(run: Path) -> None:
     before = {name: (report / name).read_bytes() for name in names}
     for stage in ("ingest", "score-final"):
         change_manifest(run, stage, 0, seconds=99.0)
+    # The stage that builds the card leaves a manifest itself; a second card must not differ by it.
+    shutil.copytree(run / "manifests" / "blend", run / "manifests" / "report")
     build_card(run)
     assert before == {name: (report / name).read_bytes() for name in names}
     assert before["card.png"].startswith(b"\x89PNG") and len(before["card.png"]) > 20_000
@@ -55,6 +57,7 @@ def test_numbers_agree_with_the_tallies(finished_run: Path) -> None:
     assert card["headline"]["removed"] == {
         "duplicate": 111,
         "never_train": 6,
+        "never_train_by_reason": {"privacy": 6},
         "contaminated": 18,
         "contaminated_by_suite": {"advbench": 12, "xstest": 6},
     }
@@ -159,6 +162,10 @@ def test_errors_name_the_file(run: Path, tmp_path: Path) -> None:
     point = {"true_positive_rate": 0.1, "false_positive_rate": 0.2}
     change_manifest(run, "score-final", 0, metrics={"operating_point": point})
     with pytest.raises(DataError, match="operating_point needs"):
+        card_data(run)
+    change_manifest(run, "score-final", 0, metrics={})
+    (run / "tokens" / "blend.json").write_text("{}")
+    with pytest.raises(DataError, match=r"blend\.json: not a blend file"):
         card_data(run)
     (run / "recipe.yaml").write_text("- a list")
     with pytest.raises(DataError, match=r"recipe\.yaml: expected a mapping"):
