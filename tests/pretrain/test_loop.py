@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -30,9 +29,9 @@ def write_recipe(path, recipe):
 @pytest.fixture
 def whole_run(recipe, tmp_path):
     """The save folder of an uninterrupted run."""
-    return_recipe = recipe.model_copy(update={"save": tmp_path / "whole"})
-    pretrain(return_recipe, lambda line: None)
-    return return_recipe.save
+    whole = recipe.model_copy(update={"save": tmp_path / "whole"})
+    pretrain(whole, lambda line: None)
+    return whole.save
 
 
 def test_loss_falls_and_progress_is_recorded(recipe):
@@ -72,19 +71,35 @@ def test_stop_and_resume_is_bitwise_the_uninterrupted_run(recipe, whole_run):
 
 
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
-def test_killed_process_resumes_bitwise(recipe, whole_run, tmp_path, stop, code):
+def test_killed_process_resumes_bitwise(recipe, tmp_path, stop, code):
+    # Long enough that the signal arrives before the end, wherever in an iteration or a save that is.
+    recipe = recipe.model_copy(update={"train_iters": 150})
+    pretrain(recipe.model_copy(update={"save": tmp_path / "whole", "save_interval": 150}), lambda line: None)
     path = write_recipe(tmp_path / "r.yaml", recipe)
     command = [sys.executable, "-m", "pretrain", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        process.stdout.readline()  # iteration 2 is done: somewhere in a save or in an iteration after it
+        process.stdout.readline()
         process.send_signal(stop)
         process.communicate()
     assert process.returncode == code
-    assert (latest_iteration(recipe.save) or 0) < 8
-    finished = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "iteration    8/   8" in finished.stdout
-    assert weights(recipe.save, 8) == weights(whole_run, 8)
+    reached = latest_iteration(recipe.save)
+    assert reached is None or reached < 150
+    result = pretrain(recipe, lambda line: None)
+    assert result.resumed_from == reached
+    assert weights(recipe.save, 150) == weights(tmp_path / "whole", 150)
     assert [path.name for path in recipe.save.iterdir() if path.name.startswith(".")] == []
+
+
+def test_leftovers_of_a_save_that_was_killed_half_way(recipe, whole_run):
+    pretrain(recipe.model_copy(update={"exit_interval": 4}), lambda line: None)
+    # Killed between the folder's rename and the tracker's; and, later, in the middle of writing a folder.
+    (recipe.save / TRACKER).write_text("2\n")
+    (recipe.save / "iter_0000004" / "model.safetensors").write_bytes(b"torn")
+    (recipe.save / ".iter_0000006.1.tmp").mkdir()
+    result = pretrain(recipe, lambda line: None)
+    assert (result.resumed_from, result.iterations_run) == (2, 6)
+    assert [weights(recipe.save, iteration) for iteration in (4, 8)] == [weights(whole_run, i) for i in (4, 8)]
+    assert not (recipe.save / ".iter_0000006.1.tmp").exists()
 
 
 def test_micro_batches_add_up_to_the_same_gradient(recipe, tmp_path):
@@ -97,9 +112,7 @@ def test_micro_batches_add_up_to_the_same_gradient(recipe, tmp_path):
 
 def test_nothing_left_to_do_needs_no_torch(recipe, tmp_path):
     result = pretrain(recipe, lambda line: None)
-    before = time.perf_counter()
     again = pretrain(recipe, lambda line: None)
-    assert time.perf_counter() - before < 0.5
     assert again == dataclasses.replace(result, iterations_run=0, resumed_from=8)
     path = write_recipe(tmp_path / "r.yaml", recipe)
     code = "import sys; from pretrain.loop import run; run(sys.argv[1]); sys.exit('torch' in sys.modules)"
