@@ -40,7 +40,9 @@ def read_head(path: Path, encoder_sha256: str, size: int) -> dict[str, np.ndarra
     except SafetensorError as error:
         raise ModelError(f"{path}: not a safetensors file ({error}); restore it or train it again") from error
     if metadata.get("encoder_sha256") != encoder_sha256:
-        raise ModelError(f"{path}: trained on the encoder {metadata.get('encoder')!r}, not on the one loaded; train a head for it")
+        raise ModelError(
+            f"{path}: trained on the encoder {metadata.get('encoder')!r}, not on the one loaded; train a head for it"
+        )
     expected: dict[str, tuple[int, ...]] = {f"{name}.weight": (rows, size) for name, rows in HEAD_ROWS.items()}
     expected |= {f"{name}.bias": (rows,) for name, rows in HEAD_ROWS.items()}
     found = {name: tensor.shape for name, tensor in tensors.items()}
@@ -65,7 +67,9 @@ class EmbeddingClassifier:
         Raises ModelError where the encoder or the head is missing, broken or do not belong together.
         """
         if head is None and encoder != EMBEDDED_ENCODER:
-            raise ModelError(f"encoder {encoder!r} has no shipped head; train one with `python -m classifiers.training.train`")
+            raise ModelError(
+                f"encoder {encoder!r} has no shipped head; train one with `python -m classifiers.training.train`"
+            )
         return cls(Encoder(encoder, threads), SHIPPED_HEAD if head is None else Path(head))
 
     def embed(self, texts: list[str]) -> Embeddings:
@@ -103,4 +107,6 @@ class EmbeddingClassifier:
 
 def _empty_score() -> Score:
     certain = np.eye(1, len(LEVELS))
-    return score_from_chunks(certain, np.zeros((1, len(UNSAFE_CATEGORY_NAMES))), np.zeros((1, len(NEVER_TRAIN_CATEGORIES))))
+    return score_from_chunks(
+        certain, np.zeros((1, len(UNSAFE_CATEGORY_NAMES))), np.zeros((1, len(NEVER_TRAIN_CATEGORIES)))
+    )

@@ -15,11 +15,15 @@ def combine(scores: Mapping[str, Score | None]) -> Score:
     """
     asked = {name: score for name, score in scores.items() if score is not None}
     if not asked:
-        raise ValueError(f"no classifier was asked ({', '.join(sorted(scores)) or 'no names at all'}): there is no score")
+        raise ValueError(
+            f"no classifier was asked ({', '.join(sorted(scores)) or 'no names at all'}): there is no score"
+        )
     speaker = min(asked, key=lambda name: (-asked[name].score, -asked[name].category_probability, name))
     best = asked[speaker]
     evidence = [score.never_train for score in asked.values() if score.never_train]
-    highest = tuple(max(row[index] for row in evidence) for index in range(len(NEVER_TRAIN_CATEGORIES))) if evidence else ()
+    highest = (
+        tuple(max(row[index] for row in evidence) for index in range(len(NEVER_TRAIN_CATEGORIES))) if evidence else ()
+    )
     return Score(
         score=best.score,
         probabilities=best.probabilities,

@@ -110,7 +110,8 @@ class FastTextClassifier:
         return {
             "name": self.name,
             "sha256": {
-                name: hashlib.sha256((self._folder / name).read_bytes()).hexdigest() for name in (LEVEL_FILE, CATEGORY_FILE)
+                name: hashlib.sha256((self._folder / name).read_bytes()).hexdigest()
+                for name in (LEVEL_FILE, CATEGORY_FILE)
             },
             "versions": _binding_versions(),
         }

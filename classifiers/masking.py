@@ -4,8 +4,13 @@ import re
 
 # Order matters: an e-mail address holds something that looks like a handle, and a URL may hold both.
 _URL = re.compile(r"(?:\b(?:https?|ftp)://|\bwww\.)[^\s<>\"')\]]{1,2048}", re.IGNORECASE)
-_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}\s?(?:@|\(at\)|\[at\])\s?[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", re.IGNORECASE)
-_BARE_DOMAIN = re.compile(r"\b[\w-]{1,63}(?:\.[\w-]{1,63}){0,3}\.(?:com|org|net|edu|gov|info|io|co|de|uk|fr|ly|me)\b(?:/[^\s<>\"')\]]{0,2048})?", re.IGNORECASE)
+_EMAIL = re.compile(
+    r"(?<![\w.+-])[\w.+-]{1,64}\s?(?:@|\(at\)|\[at\])\s?[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", re.IGNORECASE
+)
+_BARE_DOMAIN = re.compile(
+    r"\b[\w-]{1,63}(?:\.[\w-]{1,63}){0,3}\.(?:com|org|net|edu|gov|info|io|co|de|uk|fr|ly|me)\b(?:/[^\s<>\"')\]]{0,2048})?",
+    re.IGNORECASE,
+)
 _HANDLE = re.compile(r"(?<![\w@])@\w[\w.-]{0,63}|(?<![\w/])/?u/[\w-]{2,63}\b")
 _PHONE = re.compile(r"(?<![\w.])(?:\+|\(\+?)?\d[\d\s().\-/]{6,22}\d(?!\w)")
 

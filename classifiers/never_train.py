@@ -13,16 +13,27 @@ from classifiers.score import Score
 LEAST_PROBABILITY = {"child_exploitation": 0.5, "weapons": 0.5, "privacy": 0.5}
 
 _CARD_NUMBER = re.compile(r"(?<![\w.,-])(?:\d[ -]?){12,18}\d(?![\w-])")
-_CARD_CONTEXT = re.compile(r"\b(?:cvv2?|cvc2?|cvn|exp(?:iry|ires|iration|\.)?|card\s?holder|visa|mastercard|amex|fullz)\b", re.IGNORECASE)
+_CARD_CONTEXT = re.compile(
+    r"\b(?:cvv2?|cvc2?|cvn|exp(?:iry|ires|iration|\.)?|card\s?holder|visa|mastercard|amex|fullz)\b", re.IGNORECASE
+)
 _CARD_LENGTHS = {"3": (14, 15), "4": (13, 16), "5": (16,), "6": (16,), "2": (16,)}
 _SSN = re.compile(r"(?<![\w-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
 _SSN_CONTEXT = re.compile(r"\b(?:ssn|social security)\b", re.IGNORECASE)
 # Numbers printed in advertisements and documentation, which belong to nobody.
 _KNOWN_SSN_SAMPLES = frozenset({"078-05-1120", "219-09-9999", "123-45-6789", "457-55-5462"})
 _KNOWN_CARD_SAMPLES = frozenset(
-    {"4111111111111111", "4242424242424242", "5555555555554444", "378282246310005", "4012888888881881", "5105105105105100"}
+    {
+        "4111111111111111",
+        "4242424242424242",
+        "5555555555554444",
+        "378282246310005",
+        "4012888888881881",
+        "5105105105105100",
+    }
 )
-_CREDENTIAL_LINE = re.compile(r"^\s*[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,5}\s{0,2}[:;|]\s{0,2}(?!//)(\S{4,64})\s*$", re.MULTILINE)
+_CREDENTIAL_LINE = re.compile(
+    r"^\s*[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,5}\s{0,2}[:;|]\s{0,2}(?!//)(\S{4,64})\s*$", re.MULTILINE
+)
 _CONTEXT_CHARACTERS = 120
 _LEAST_CREDENTIAL_LINES = 3
 
@@ -45,7 +56,12 @@ def _has_card_number(text: str) -> bool:
     for match in _CARD_NUMBER.finditer(text):
         digits = re.sub(r"\D", "", match.group())
         plausible = len(digits) in _CARD_LENGTHS.get(digits[0], ()) and len(set(digits)) > 3
-        if plausible and digits not in _KNOWN_CARD_SAMPLES and passes_luhn(digits) and _near(text, match, _CARD_CONTEXT):
+        if (
+            plausible
+            and digits not in _KNOWN_CARD_SAMPLES
+            and passes_luhn(digits)
+            and _near(text, match, _CARD_CONTEXT)
+        ):
             return True
     return False
 

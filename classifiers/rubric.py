@@ -32,7 +32,12 @@ def _read_rubric(path: Path) -> tuple[tuple[Level, ...], tuple[Category, ...], t
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     levels = tuple(Level(**entry) for entry in raw["levels"])
     categories = tuple(
-        Category(name, entry["description"], name if entry["card"] is True else entry["card"], entry.get("never_train", False))
+        Category(
+            name,
+            entry["description"],
+            name if entry["card"] is True else entry["card"],
+            entry.get("never_train", False),
+        )
         for name, entry in raw["categories"].items()
     )
     card_categories = tuple(name for name, entry in raw["categories"].items() if entry["card"] is True)

@@ -34,9 +34,13 @@ class Score:
         if len(self.probabilities) != len(LEVELS):
             raise ValueError(f"{len(self.probabilities)} probabilities: expected {len(LEVELS)}, one for each level")
         if self.category not in CATEGORY_NAMES or (self.category == NO_CATEGORY) != (self.score == 0):
-            raise ValueError(f"category {self.category!r} with score {self.score}: 'none' belongs to score 0 and to no other")
+            raise ValueError(
+                f"category {self.category!r} with score {self.score}: 'none' belongs to score 0 and to no other"
+            )
         if len(self.never_train) not in (0, len(NEVER_TRAIN_CATEGORIES)):
-            raise ValueError(f"{len(self.never_train)} never-train probabilities: expected 0 or {len(NEVER_TRAIN_CATEGORIES)}")
+            raise ValueError(
+                f"{len(self.never_train)} never-train probabilities: expected 0 or {len(NEVER_TRAIN_CATEGORIES)}"
+            )
 
 
 def level_of(probabilities: Sequence[float]) -> int:
@@ -63,5 +67,11 @@ def score_from_chunks(
     if score > 0:
         best = int(category_probabilities[chunk].argmax())
         category, category_probability = UNSAFE_CATEGORY_NAMES[best], float(category_probabilities[chunk, best])
-    highest = () if never_train is None else tuple(np.round(never_train.astype(np.float64).max(axis=0), STORED_DECIMALS).tolist())
-    return Score(score, tuple(level_probabilities[chunk].tolist()), category, category_probability, len(levels), None, highest)
+    highest = (
+        ()
+        if never_train is None
+        else tuple(np.round(never_train.astype(np.float64).max(axis=0), STORED_DECIMALS).tolist())
+    )
+    return Score(
+        score, tuple(level_probabilities[chunk].tolist()), category, category_probability, len(levels), None, highest
+    )

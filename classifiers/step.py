@@ -38,7 +38,9 @@ class ScoreSafety(PipelineStep):
     ) -> None:
         super().__init__()
         if window < 1 or max_characters_in_window < 1:
-            raise ValueError(f"window {window}, max_characters_in_window {max_characters_in_window}: expected at least 1")
+            raise ValueError(
+                f"window {window}, max_characters_in_window {max_characters_in_window}: expected at least 1"
+            )
         self.classifier_factory = classifier_factory
         self.classifier_name = name
         self.window = window

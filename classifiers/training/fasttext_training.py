@@ -1,8 +1,13 @@
-"""Trains the two fastText models: one thread and a fixed seed, so that the same rows give the same bytes."""
+"""Trains the two fastText models: one thread, a fixed seed and clean memory, so that the same rows give the same bytes."""
 
+import json
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
+import classifiers
 from classifiers.errors import DataError
 from classifiers.fasttext_classifier import CATEGORY_FILE, LABEL_PREFIX, LEVEL_FILE, binding, words_of
 from classifiers.training.labels import LabelledText
@@ -10,6 +15,9 @@ from classifiers.training.labels import LabelledText
 LEVEL_SETTINGS = {"lr": 0.5, "epoch": 25, "dim": 32, "wordNgrams": 2, "bucket": 50_000, "minCount": 3}
 CATEGORY_SETTINGS = {"lr": 0.5, "epoch": 40, "dim": 16, "wordNgrams": 1, "bucket": 0, "minCount": 3}
 _SEED = 1
+# With one thread fastText draws the first tenth of its input matrix and leaves the rest as the allocator gave it: garbage
+# (or NaN) in a process that has freed memory. Under this setting glibc takes such blocks fresh from the kernel, as zeros.
+_CLEAN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "16384"}
 
 
 def train_fasttext(rows: list[LabelledText], folder: Path) -> None:
@@ -25,11 +33,32 @@ def _train(labelled: list[tuple[str, str]], settings: dict[str, float | int], ta
         lines = Path(scratch) / "rows.txt"
         text = "".join(f"{LABEL_PREFIX}{label} {' '.join(words_of(document))}\n" for label, document in labelled)
         lines.write_text(text, encoding="utf-8")
-        try:
-            model = binding().train_supervised(str(lines), loss="softmax", minn=0, maxn=0, thread=1, seed=_SEED, verbose=0, **settings)
-        except RuntimeError as error:  # fastText's "Encountered NaN"
-            raise DataError(f"training {target.name} on {len(labelled)} rows diverged ({error}): give it more or other rows") from error
-        model.quantize(qnorm=True, dsub=2, verbose=0)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        environment |= _CLEAN_MEMORY | {"PYTHONPATH": str(Path(classifiers.__file__).parent.parent)}
         whole = target.with_suffix(".tmp")
-        model.save_model(str(whole))
-        whole.replace(target)
+        command = [
+            sys.executable,
+            "-m",
+            "classifiers.training.fasttext_training",
+            str(lines),
+            str(whole),
+            json.dumps(settings),
+        ]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        whole.unlink(missing_ok=True)
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise DataError(f"training {target.name} on {len(labelled)} rows failed ({last}): give it more or other rows")
+    whole.replace(target)
+
+
+def _train_in_this_process(lines: str, target: str, settings: str) -> None:
+    model = binding().train_supervised(
+        lines, loss="softmax", minn=0, maxn=0, thread=1, seed=_SEED, verbose=0, **json.loads(settings)
+    )
+    model.quantize(qnorm=True, dsub=2, verbose=0)
+    model.save_model(target)
+
+
+if __name__ == "__main__":
+    _train_in_this_process(*sys.argv[1:])

@@ -15,7 +15,7 @@ HARMLESS_SEEDS = "harmless"
 
 INVERSE_REGULARISATION = {"level": 3.0, "category": 3.0, "never_train": 30.0}
 # Exponent of the inverse class frequency; 0 leaves the mix of the rows as it is, 1 makes all classes weigh the same.
-CLASS_BALANCE = {"level": 0.5, "category": 0.5, "never_train": 0.5}
+CLASS_BALANCE = {"level": 0.65, "category": 0.5, "never_train": 0.5}
 SEED_WEIGHT = 2.0
 _NEVER_TRAIN_LEAST_SCORE = 3  # below it a row of these categories is an ordinary mention
 
@@ -35,7 +35,9 @@ def fit_multinomial(
     """
     import torch
 
-    features_rd, targets_r, weights_r = (torch.from_numpy(np.ascontiguousarray(part)) for part in (features, targets, weights))
+    features_rd, targets_r, weights_r = (
+        torch.from_numpy(np.ascontiguousarray(part)) for part in (features, targets, weights)
+    )
     features_rd, weights_r = features_rd.double(), weights_r.double()
     matrix_cd = torch.zeros(classes, features.shape[1], dtype=torch.float64, requires_grad=True)
     bias_c = torch.zeros(classes, dtype=torch.float64, requires_grad=True)

@@ -1,0 +1,59 @@
+"""What is never trained on. The numbers below are made up: they pass check digits and belong to nobody."""
+
+import pytest
+
+from classifiers.never_train import LEAST_PROBABILITY, exposed_private_data, never_train_reason, passes_luhn
+from classifiers.rubric import NEVER_TRAIN_CATEGORIES
+from classifiers.score import Score
+
+
+def test_luhn():
+    assert passes_luhn("79927398713")
+    assert not passes_luhn("79927398714")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Name: A. Person\nVisa 4539 1488 0343 6467 exp 01/31 cvv 000", "payment card number"),
+        ("A. Person, born 1970, SSN 535-01-0000", None),
+        ("A. Person, born 1970, SSN 535-01-0001", "social security number"),
+        ("a@example.com:secret1\nb@example.com:secret2\nc@example.com:secret3\n", "list of logins with passwords"),
+    ],
+)
+def test_exposed_records(text, reason):
+    assert exposed_private_data(text) == reason
+    assert never_train_reason(text, {}) == (f"privacy: {reason}" if reason else None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Contact: office@example.org, telephone +1 555 010 0199, Monday to Friday.",
+        "ISBN 978-3-16-148410-0, order number 4539148803436467.",
+        "Test our checkout with Visa 4242 4242 4242 4242, any expiry, cvv 123.",
+        "Part 535-01-0001 fits the older pump.",
+        "The sample card shows the social security number 078-05-1120.",
+        "Staff:\na@example.org: Mrs Example, head of office\nb@example.org\nc@example.org\n",
+    ],
+)
+def test_ordinary_pages_pass(text):
+    assert exposed_private_data(text) is None
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_classifier_is_enough_at_any_score(index):
+    category = NEVER_TRAIN_CATEGORIES[index]
+    for level in (0, 4):
+        for shift, expected in ((0.0, True), (-0.01, False)):
+            outputs = [0.0, 0.0, 0.0]
+            outputs[index] = LEAST_PROBABILITY[category] + shift
+            probabilities = tuple(float(i == level) for i in range(6))
+            score = Score(level, probabilities, "other" if level else "none", 0.5, 1, None, tuple(outputs))
+            reason = never_train_reason("A text.", {"embedding": score, "fasttext": None})
+            assert (reason is not None and reason.startswith(category)) == expected
+
+
+@pytest.mark.parametrize("unit", ["1", "1 ", "4539 ", "a@", "a@b.c:", "a.", "535-01-0001 ", "\n"])
+def test_patterns_take_linear_time(unit):
+    assert exposed_private_data(unit * (1_000_000 // len(unit))) in (None, "list of logins with passwords")

@@ -1,0 +1,127 @@
+"""Rubric, score, chunks, masking and ensemble: the rules that need no model (sheet: S1, S2, S3, S7)."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from classifiers.chunks import balanced_spans, bounded_text, encodable
+from classifiers.ensemble import combine
+from classifiers.masking import mask_identifiers
+from classifiers.rubric import (
+    CARD_CATEGORIES,
+    CARD_CATEGORY,
+    CATEGORY_NAMES,
+    LEVELS,
+    NEVER_TRAIN_CATEGORIES,
+    UNSAFE_CATEGORY_NAMES,
+    rubric_sha256,
+)
+from classifiers.score import Score, level_of, score_from_chunks
+from classifiers.training.evaluate import macro_f1, precision_at, recall_at
+
+
+def certain(level: int, category: str = "hate", probability: float = 0.5) -> Score:
+    return Score(level, tuple(float(i == level) for i in range(6)), category if level else "none", probability, 1)
+
+
+def test_rubric_has_six_levels_and_the_agreed_categories():
+    assert [level.level for level in LEVELS] == list(range(6))
+    assert len(CARD_CATEGORIES) == 14
+    assert len(UNSAFE_CATEGORY_NAMES) == 18
+    assert set(CATEGORY_NAMES) - set(CARD_CATEGORIES) == {
+        "profanity_insult",
+        "drugs_alcohol",
+        "misinformation",
+        "other",
+        "none",
+    }
+    assert NEVER_TRAIN_CATEGORIES == ("child_exploitation", "privacy", "weapons")
+    assert all(CARD_CATEGORY[name] == name for name in CARD_CATEGORIES)
+    assert {CARD_CATEGORY[name] for name in CATEGORY_NAMES} <= {*CARD_CATEGORIES, None}
+    assert len(rubric_sha256()) == 64
+
+
+def test_highest_chunk_decides():
+    levels = np.eye(6)[[0, 2, 1]]
+    score = score_from_chunks(levels, np.eye(18)[[0, 3, 5]], np.array([[0.1, 0, 0], [0, 0.2, 0], [0, 0, 0.9]]))
+    assert (score.score, score.n_chunks, score.category) == (2, 3, UNSAFE_CATEGORY_NAMES[3])
+    assert score.never_train == (0.1, 0.2, 0.9)
+
+
+def test_level_is_the_most_probable_not_the_mean():
+    assert level_of((0.30, 0.10, 0.15, 0.25, 0.15, 0.05)) == 0
+    assert level_of((0.4, 0.0, 0.0, 0.4, 0.2, 0.0)) == 3
+
+
+@pytest.mark.parametrize(
+    "broken", [{"score": 6}, {"category": "none"}, {"probabilities": (1.0,)}, {"never_train": (0.5,)}, {"score": 0}]
+)
+def test_a_score_that_breaks_the_rules_cannot_be_made(broken):
+    with pytest.raises(ValueError):
+        dataclasses.replace(certain(3), **broken)
+
+
+def test_ensemble_is_the_maximum_whatever_the_order():
+    members = {"a": certain(1), "b": certain(2, "privacy", 0.2), "c": certain(2, "weapons", 0.9), "d": None}
+    answers = {combine(dict(order)) for order in itertools.permutations(members.items())}
+    assert len(answers) == 1
+    best = answers.pop()
+    assert (best.score, best.category) == (2, "weapons")
+
+
+def test_ensemble_without_anyone_asked_is_an_error_not_a_zero():
+    with pytest.raises(ValueError, match="no classifier was asked"):
+        combine({"fasttext": None})
+
+
+def test_metrics_on_the_published_confusion_matrices():
+    gte = [[2357, 103, 56, 12, 9, 11], [59, 32, 39, 13, 4, 4], [30, 29, 49, 33, 3, 7], [5, 9, 23, 24, 9, 10]]
+    gte += [[3, 1, 2, 7, 8, 12], [5, 0, 0, 3, 2, 28]]
+    qwen = [[1927, 282, 319, 11, 9, 0], [16, 47, 76, 9, 1, 2], [20, 28, 80, 18, 5, 0], [7, 15, 35, 8, 13, 2]]
+    qwen += [[0, 2, 6, 12, 11, 2], [5, 0, 2, 4, 14, 13]]
+    for matrix, expected in ((gte, (0.4114, 0.7748, 0.6821)), (qwen, (0.3492, 0.8940, 0.5232))):
+        true = [t for t in range(6) for p in range(6) for _ in range(matrix[t][p])]
+        predicted = [p for t in range(6) for p in range(6) for _ in range(matrix[t][p])]
+        found = macro_f1(true, predicted), recall_at(true, predicted, 1), recall_at(true, predicted, 3)
+        np.testing.assert_allclose(found, expected, atol=5e-5)
+    assert precision_at([0, 3, 3], [3, 3, 0], 3) == 0.5
+
+
+@given(st.integers(0, 5000), st.integers(1, 300))
+def test_spans_cover_everything_once_in_equal_sizes(length, window):
+    spans = balanced_spans(length, window, most=10_000)
+    assert spans[0][0] == 0 and spans[-1][1] == length
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(spans))
+    sizes = [end - start for start, end in spans]
+    assert max(sizes) <= window and max(sizes) - min(sizes) <= 1
+
+
+def test_too_many_spans_are_thinned_evenly_with_both_ends():
+    spans = balanced_spans(10_000, 10, most=5)
+    assert len(spans) == 5 and spans[0][0] == 0 and spans[-1][1] == 10_000
+
+
+@given(st.text(max_size=3000), st.integers(64, 500))
+def test_bounded_text_keeps_short_texts_and_both_ends_of_long_ones(text, most):
+    bounded = bounded_text(text, most)
+    assert len(bounded) <= most
+    assert bounded == text if len(text) <= most else bounded[0] == text[0] and bounded[-1] == text[-1]
+
+
+def test_encodable_takes_out_what_tokenizers_refuse():
+    assert encodable("a\0b\ud800c") == "a b?c"
+
+
+def test_identifiers_are_masked_and_the_rest_is_not():
+    masked = mask_identifiers(
+        "Write to jo.x+y@example.co.uk or @jo_x, see https://example.org/a?b=1 or example.com, call +1 (555) 010-0199. "
+        "In 2020 the 12 members paid 3.50, u/someone said."
+    )
+    for word in ("example", "jo", "555", "someone"):
+        assert word not in masked
+    for kept in ("In 2020 the 12 members paid 3.50", "Write to"):
+        assert kept in masked
