@@ -26,7 +26,7 @@ def blend_index(weights: Sequence[float], samples: int) -> tuple[NDArray[np.int1
     """Source of each sample (int16 [samples]) and its number within that source (int64 [samples]).
 
     Step i takes the source with the largest weight * max(i, 1) - drawn; the first wins ties. A longer blend begins with
-    the shorter one. Takes 0.3-1 s a million samples.
+    the shorter one. Takes about 1 s a million samples.
     """
     # Twice, because Megatron's builder and its blended data set normalise one after the other: bits may differ.
     shares = normalised(normalised(weights))
