@@ -64,10 +64,14 @@ class ShardTask:
     def read(self, rows: int = 1) -> None:
         """Count rows taken in."""
         self.rows_in += rows
+        self.report(self.rows_in)
+
+    def report(self, rows: int) -> None:
+        """Show progress without counting anything (answers of a language model come long after the rows)."""
         now = time.monotonic()
         if now - self._reported > self.PROGRESS_SECONDS:
             self._reported = now
-            self._progress(self.stage, self.shard, self.rows_in)
+            self._progress(self.stage, self.shard, rows)
 
     def keep(self, rows: int = 1) -> None:
         """Count rows that were written to the stage's output."""

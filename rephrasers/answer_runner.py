@@ -5,7 +5,7 @@ Imported only when there is something to ask (its import takes seconds).
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ class SpillWriter:
     """Takes the place of datatrove's disk writer: an answer goes to the spill file; its first error is remembered,
     since the runner logs writer errors and goes on."""
 
-    def __init__(self, spill: AnswerSpill):
+    def __init__(self, spill: AnswerSpill, on_answer: Callable[[int], None] | None = None):
         self.spill = spill
+        self.on_answer = on_answer
         self.error: Exception | None = None
 
     def __enter__(self) -> "SpillWriter":
@@ -43,6 +44,8 @@ class SpillWriter:
         """Stores the one result of a document under its index."""
         try:
             self.spill.put(document.metadata["index"], document.metadata[RESULT_KEY][0])
+            if self.on_answer is not None:
+                self.on_answer(self.spill.answered)
         except Exception as error:
             self.error = self.error or error
             raise

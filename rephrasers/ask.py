@@ -45,6 +45,8 @@ class AskLLM(PipelineStep):
     committed. Uses the server that an enclosing `serving` block keeps open, else starts one for this task, and none
     where nothing is to be asked. Memory does not grow with answers or texts, only with ids.
 
+    `on_answer` is told, after each answer, how many documents of the shard are answered so far (for progress).
+
     Raises DataError for an id that occurs twice and for any document without an answer at the end, ModelError for a
     server that cannot start, dies, or refuses the key or model.
     """
@@ -58,12 +60,14 @@ class AskLLM(PipelineStep):
         settings: ServerSettings,
         work_folder: str | Path,
         prompt_hashes: Sequence[str] = (),
+        on_answer: Callable[[int], None] | None = None,
     ):
         super().__init__()
         self.request_fn = request_fn
         self.settings = settings
         self.work_folder = Path(work_folder)
         self.prompt_hashes = tuple(prompt_hashes)
+        self.on_answer = on_answer
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """See the class. All documents are asked before the first one is yielded."""
@@ -102,7 +106,7 @@ class AskLLM(PipelineStep):
     def _ask(self, requests: Iterator[Document], spill: AnswerSpill, cache_folder: Path, rank: int) -> None:
         from rephrasers.answer_runner import AnswerRunner, SpillWriter
 
-        writer = SpillWriter(spill)
+        writer = SpillWriter(spill, self.on_answer)
         with serving(self.settings, self.work_folder / f"server-{rank:05d}.log"):
             server = open_server(self.settings)
             assert server is not None

@@ -10,7 +10,7 @@ from safetrove.pretraining import describe
 from safetrove.running import run_recipe
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-STOP_AT = 30  # the first part of the training run ends here, the second resumes from its checkpoint
+STOP_AT = 40  # the first part of the training run ends here, the second resumes from its checkpoint
 
 
 def run_demo(output: Path) -> int:

@@ -42,8 +42,10 @@ def read_warc(file: IO[bytes], maximum_bytes: int) -> Iterator[WarcRecord]:
                 yield WarcRecord(locator=f"offset:{offset}", error=error)
             else:
                 yield from _parse(io.BytesIO(content), offset, maximum_bytes)
-    else:
+    elif start in (b"WAR", b""):
         yield from _parse(stream, 0, maximum_bytes)
+    else:
+        yield WarcRecord(locator="offset:0", error="not_a_warc: the file begins with neither a WARC record nor gzip")
 
 
 def gzip_members(stream: IO[bytes], maximum_bytes: int) -> Iterator[tuple[int, bytes, str | None]]:

@@ -159,7 +159,7 @@ class JudgeStage(LanguageModelStage):
 
         return [
             ReadShard(task, document_table(self.run, task.shard)),
-            AskLLM(lambda d: judge_messages(d.text, maximum), self.llm, task.work_folder, [judge_sha256()]),
+            AskLLM(lambda d: judge_messages(d.text, maximum), self.llm, task.work_folder, [judge_sha256()], task.report),
             WriteShard(task, score_table(self.run, "judge", task.shard), SCORE_SCHEMA, row),
         ]
 

@@ -128,7 +128,7 @@ class DraftStage(LanguageModelStage):
         return [
             *first,
             Assign(task, assign),
-            AskLLM(lambda d: d.metadata["messages"], self.llm, task.work_folder, hashes),
+            AskLLM(lambda d: d.metadata["messages"], self.llm, task.work_folder, hashes, task.report),
             WriteShard(task, draft_table(self.run, self.kind, task.shard), DRAFT_SCHEMA, DraftRow(self, task)),
         ]
 
