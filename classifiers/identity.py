@@ -24,5 +24,7 @@ def embedding_identity(encoder: str, head: Path | None) -> dict[str, Any]:
 
 def _sha256(path: Path) -> str:
     if not path.is_file():
-        raise ModelError(f"{path}: the weights are missing; give the folder or file in the recipe, or restore the checkout")
+        raise ModelError(
+            f"{path}: the weights are missing; give the folder or file in the recipe, or restore the checkout"
+        )
     return hashlib.sha256(path.read_bytes()).hexdigest()

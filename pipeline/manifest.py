@@ -88,9 +88,13 @@ class Manifest:
                 value[files] = {name: OutputFile(**entry) for name, entry in value[files].items()}
             manifest = cls(**value)
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: not a manifest of this version ({error!r}); remove it to redo the shard") from error
+            raise DataError(
+                f"{path}: not a manifest of this version ({error!r}); remove it to redo the shard"
+            ) from error
         if recorded != manifest.identity_sha256:
-            raise DataError(f"{path}: the manifest was edited (its identity hash does not fit); remove it to redo the shard")
+            raise DataError(
+                f"{path}: the manifest was edited (its identity hash does not fit); remove it to redo the shard"
+            )
         return manifest
 
 
@@ -108,7 +112,7 @@ def identity_difference(finished: dict[str, Any], wanted: dict[str, Any]) -> dic
 
 
 def output_state(path: Path, recorded: OutputFile, full: bool = False) -> str:
-    """"ok", "missing" or "changed": size and time first, the hash where the time differs or `full` is asked for."""
+    """ "ok", "missing" or "changed": size and time first, the hash where the time differs or `full` is asked for."""
     if not path.is_file():
         return "missing"
     stat = path.stat()

@@ -5,7 +5,16 @@ import importlib.metadata
 import platform
 from pathlib import Path
 
-_LIBRARIES = ("datatrove", "trafilatura", "pyarrow", "numpy", "torch", "transformers", "tokenizers", "fasttext-numpy2-wheel")
+_LIBRARIES = (
+    "datatrove",
+    "trafilatura",
+    "pyarrow",
+    "numpy",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "fasttext-numpy2-wheel",
+)
 
 
 @functools.cache

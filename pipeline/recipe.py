@@ -1,7 +1,7 @@
 """The recipe: what a run reads, asks and writes. Frozen pydantic models; unknown keys are errors.
 
 Everything outside `execution` decides the output and is part of the identity of the stages it reaches, but for the
-keys of a server that only say how it is reached (`pipeline.stages.language_model.output_settings`).
+keys of a server that only say how it is reached (`output_part`).
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from classifiers.errors import RecipeError
+from pipeline.manifest import flatten
 from rephrasers.servers.settings import ServerSettings
 
 
@@ -25,7 +26,9 @@ UnsafeLevel = Annotated[int, Field(ge=1, le=5)]
 class Source(_Section):
     """One input: files of one format under one source name. The name is part of every document id."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="short name; part of document ids and of the card")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="short name; part of document ids and of the card"
+    )
     format: Literal["warc", "jsonl", "parquet", "hub"]
     path: str = Field(description="file, folder or glob (relative to the recipe), or a Hub data set ORG/NAME")
     licence: str = Field("unknown", description="SPDX identifier; publish refuses rows whose licence is unknown")
@@ -103,7 +106,9 @@ class Synthesis(_Section):
 class Tag(_Section):
     """The harmfulness tag in unsafe originals (safety pretraining, Algorithm on tag insertion)."""
 
-    rate: float = Field(0.05, ge=0, le=1, description="probability of a tag before each word but the first (paper: 0.05)")
+    rate: float = Field(
+        0.05, ge=0, le=1, description="probability of a tag before each word but the first (paper: 0.05)"
+    )
     minimum_score: UnsafeLevel = Field(1, description="lowest final score that is tagged")
     min_tags: Literal[0, 1] = Field(1, description="0 is the paper's letter; 1 marks short documents too")
 
@@ -119,7 +124,9 @@ class Tokenise(_Section):
 class Execution(_Section):
     """How it runs; never changes what comes out."""
 
-    workers: int = Field(2, ge=1, description="shards at a time on one machine; stages that ask an LLM run one at a time")
+    workers: int = Field(
+        2, ge=1, description="shards at a time on one machine; stages that ask an LLM run one at a time"
+    )
 
 
 class Recipe(_Section):
@@ -171,9 +178,7 @@ def parse_recipe(value: dict[str, Any], where: str, base: Path) -> Recipe:
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or '(recipe)'}: {e['msg']}" for e in error.errors()]
         raise RecipeError(f"{where}: the recipe is not valid:\n" + "\n".join(lines)) from error
-    sources = [
-        s if s.format == "hub" else s.model_copy(update={"path": str(base / s.path)}) for s in recipe.sources
-    ]
+    sources = [s if s.format == "hub" else s.model_copy(update={"path": str(base / s.path)}) for s in recipe.sources]
     suites = [s.model_copy(update={"path": str(base / s.path)}) for s in recipe.ingest.decontaminate]
     ingest = recipe.ingest.model_copy(update={"decontaminate": suites})
     return recipe.model_copy(update={"sources": sources, "ingest": ingest})
@@ -182,6 +187,31 @@ def parse_recipe(value: dict[str, Any], where: str, base: Path) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, every default written out."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+# Keys of a server that say how it is reached and how fast it is asked, not what it answers.
+_REACH_KEYS = {
+    "kind", "url", "api_key_variable", "tokenizer", "concurrency", "max_attempts", "request_timeout_seconds",
+    "start_timeout_seconds", "extra_arguments", "allow_remote_code_of",
+}  # fmt: skip
+
+
+def output_part(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a recipe (as plain values) that decide the output, as dotted keys.
+
+    Paths are left out: manifests hold the hashes of what lies there.
+    """
+    flat = flatten({key: value for key, value in recipe.items() if key not in ("execution", "output")})
+    sources = flat.pop("sources", [])
+    suites = flat.pop("ingest.decontaminate", [])
+    kept = {key: value for key, value in flat.items() if not (".llm." in key and key.split(".")[-1] in _REACH_KEYS)}
+    for source in sources:
+        kept |= flatten(
+            {k: v for k, v in source.items() if k not in ("path", "revision")}, f"sources.{source['name']}."
+        )
+    for suite in suites:
+        kept |= flatten({k: v for k, v in suite.items() if k != "path"}, f"ingest.decontaminate.{suite['name']}.")
+    return kept
 
 
 def _set(value: dict[str, Any], override: str) -> None:

@@ -1,6 +1,7 @@
 """Run a recipe: check what is finished, refuse what does not fit, do the rest stage by stage."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,8 +12,7 @@ from pipeline.atomic_files import TEMPORARY_SUFFIX, write_text
 from pipeline.executors.local import Job, run_local
 from pipeline.ingest.input_files import freeze_input_files, input_files
 from pipeline.ledger import check_ledger
-from pipeline.manifest import flatten
-from pipeline.recipe import Recipe, dump_recipe, parse_recipe
+from pipeline.recipe import Recipe, dump_recipe, output_part, parse_recipe
 from pipeline.run_folder import RunFolder
 from pipeline.shard_state import DONE, FAILED, PENDING, STALE, StageState, stage_states, wanted_identity
 from pipeline.stage import Stage
@@ -87,7 +87,7 @@ def execute(
                 continue
             jobs = _jobs(stage, todo, states)
             observer.stage_started(stage, todo)
-            failed = run_local(stage, jobs, lambda kind, shard, value, s=stage: observer.event(s, kind, shard, value))
+            failed = run_local(stage, jobs, partial(observer.event, stage))
             observer.stage_finished(stage)
             result.shards_run += len(todo) - len(failed)
             if failed:
@@ -114,9 +114,7 @@ def rerun_shards(run: RunFolder, stage_name: str, shards: list[int] | None, obse
 
 
 def _jobs(stage: Stage, todo: list[int], states: list[StageState]) -> list[Job]:
-    finished = {
-        (state.stage.name, shard): state.manifests[shard] for state in states for shard in state.shards(DONE)
-    }
+    finished = {(state.stage.name, shard): state.manifests[shard] for state in states for shard in state.shards(DONE)}
     jobs: list[Job] = []
     for shard in todo:
         identity = wanted_identity(stage, shard, finished)
@@ -136,28 +134,18 @@ def _check_frozen(run: RunFolder, recipe: Recipe, force_stale: bool) -> None:
         if run.root.is_dir() and any(p.name != ".lock" for p in run.root.iterdir()):
             raise DataError(f"{run.root}: the folder is not empty and no run of ours; give another --output")
         return
-    old, new = _output_part(load_frozen_recipe(run)), _output_part(recipe)
-    lines = [f"    {key}: {old.get(key)!r} -> {new.get(key)!r}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    old, new = (output_part(r.model_dump(mode="json")) for r in (load_frozen_recipe(run), recipe))
+    lines = [
+        f"    {key}: {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
     if lines and not force_stale:
         raise IdentityError(
             f"{run.root}: this run was started with another recipe:\n" + "\n".join(lines) + "\n"
             "Nothing was run. Put the old value back, or take a new --output folder, or keep what is finished as it "
             "is with --force-stale (written into the manifests and the card)."
         )
-
-
-def _output_part(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's keys that decide the output. Paths are left out: the files' hashes are in the manifests."""
-    from pipeline.stages.language_model import output_settings
-
-    value = recipe.model_dump(mode="json", exclude={"output": True, "execution": True})
-    value["sources"] = {s["name"]: {k: v for k, v in s.items() if k not in ("path", "revision")} for s in value["sources"]}
-    for suite in value["ingest"]["decontaminate"]:
-        suite.pop("path")
-    if recipe.synthesis is not None:
-        value["synthesis"]["llm"] = output_settings(recipe.synthesis.llm)
-    value["score"]["judge"]["llm"] = output_settings(recipe.score.judge.llm)
-    return flatten(value)
 
 
 def _remove_leftovers(run: RunFolder) -> None:

@@ -104,7 +104,11 @@ def _state_of(
     force_stale: bool,
     full: bool,
 ) -> str:
-    fixed = {"version": stage.version, "settings": stage.identity["settings"], "raw_inputs": raw_identity(stage, shard, manifest)}
+    fixed = {
+        "version": stage.version,
+        "settings": stage.identity["settings"],
+        "raw_inputs": raw_identity(stage, shard, manifest),
+    }
     difference = identity_difference({key: manifest.identity[key] for key in fixed}, fixed)
     if difference and not force_stale:
         lines = [f"    {key}: {old!r} -> {new!r}" for key, (old, new) in difference.items()]

@@ -31,7 +31,9 @@ class ShardTask:
 
     PROGRESS_SECONDS = 0.3
 
-    def __init__(self, run: RunFolder, stage: str, shard: int, identity: dict[str, Any], progress: Progress = no_progress):
+    def __init__(
+        self, run: RunFolder, stage: str, shard: int, identity: dict[str, Any], progress: Progress = no_progress
+    ):
         self.run, self.stage, self.shard, self.identity = run, stage, shard, identity
         self.rows_in = self.kept = 0
         self.dropped: Counter[str] = Counter()

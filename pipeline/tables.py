@@ -56,7 +56,9 @@ class ReadShard(PipelineStep):
             yield document
         for name, reader in readers.items():
             if next(reader, None) is not None:
-                raise DataError(f"{self.sidecars[name]}: has more rows than {self.table}; rerun the stage that wrote it")
+                raise DataError(
+                    f"{self.sidecars[name]}: has more rows than {self.table}; rerun the stage that wrote it"
+                )
 
 
 class WriteShard(PipelineStep):

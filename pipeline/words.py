@@ -5,7 +5,9 @@ import regex
 # Han characters are a unit each, with the marks and punctuation that follow (the usual convention where Chinese and
 # Japanese are measured in words); kana runs stay whole. Other scripts without spaces between words (Thai, Lao, Khmer,
 # Myanmar) set spaces between phrases: there a phrase is the unit, so that a tag never falls inside a word.
-_WORD = regex.compile(r"\p{Han}[\p{M}\p{P}]*|[\p{Hiragana}\p{Katakana}ー]+[\p{M}\p{P}]*|[^\s\p{Han}\p{Hiragana}\p{Katakana}ー]+")
+_WORD = regex.compile(
+    r"\p{Han}[\p{M}\p{P}]*|[\p{Hiragana}\p{Katakana}ー]+[\p{M}\p{P}]*|[^\s\p{Han}\p{Hiragana}\p{Katakana}ー]+"
+)
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:

@@ -24,7 +24,9 @@ Force = Annotated[bool, typer.Option("--force-stale", help="keep finished shards
 def run(
     recipe: Annotated[Path, typer.Argument(help="YAML file")],
     output: Output = None,
-    stage: Annotated[list[str] | None, typer.Option(help="only this stage (`score` means all score-...); repeatable")] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="only this stage (`score` means all score-...); repeatable")
+    ] = None,
     overrides: Set = [],  # noqa: B006 (typer copies it)
     force_stale: Force = False,
 ) -> None:
@@ -48,6 +50,7 @@ def demo(output: Annotated[Path, typer.Option(help="run folder")] = Path("runs/d
 def plan(recipe: Annotated[Path, typer.Argument(help="YAML file")], overrides: Set = []) -> None:  # noqa: B006
     """What a run will need: documents, tokens, CPU time and disk, measured on a sample of the input. Writes nothing."""
     from pipeline.plan import plan_run
+
     from pipeline.recipe import load_recipe
 
     print(plan_run(load_recipe(recipe, overrides)))
@@ -119,7 +122,9 @@ def card(runs: Annotated[list[str], typer.Argument(metavar="RUN | diff RUN_A RUN
 
 
 @app.command(epilog="""Example: `echo '{"text": "hello"}' | safetrove score`""")
-def score(files: Annotated[list[Path] | None, typer.Argument(help="JSON lines; default: standard input")] = None) -> None:
+def score(
+    files: Annotated[list[Path] | None, typer.Argument(help="JSON lines; default: standard input")] = None,
+) -> None:
     """Score texts: JSON lines in (`text`, optional `id`), JSON lines out in the same order."""
     from safetrove.scoring import score_lines
 

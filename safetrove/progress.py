@@ -148,7 +148,15 @@ class LiveTable(_Base):
             table.add_column(column, justify="right")
         for progress in self.stages.values():
             running = progress.started is not None and progress.ended is None
-            style = "bold cyan" if running else "red" if progress.failed else "dim" if progress.done < progress.shards else ""
+            style = (
+                "bold cyan"
+                if running
+                else "red"
+                if progress.failed
+                else "dim"
+                if progress.done < progress.shards
+                else ""
+            )
             rate = progress.rate()
             done_now = progress.todo - (progress.shards - progress.done - progress.failed)
             left = progress.seconds_left(done_now)

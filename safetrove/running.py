@@ -44,7 +44,9 @@ def _observed(root: Path, work: Callable[[Observer], RunResult], force_stale: bo
             file=sys.stderr,
         )
     if not result.failed and not result.shards_run:
-        print(f"\nnothing was left to do: {root} is complete" if status["complete"] else "\nnothing was left to do here")
+        print(
+            f"\nnothing was left to do: {root} is complete" if status["complete"] else "\nnothing was left to do here"
+        )
     elif not result.failed:
         print(f"\n{result.shards_run} shards done in {time.monotonic() - started:.0f} s: {root}")
     return 1 if result.failed else 0

@@ -34,9 +34,7 @@ def summary(run: RunFolder, states: list[StageState]) -> dict[str, Any]:
                 },
                 "seconds": round(sum(state.manifests[shard].seconds for shard in done), 1),
                 "forced_stale": any(state.manifests[shard].forced_stale for shard in done),
-                "failures": {
-                    shard: read_failure(run, state.stage.name, shard) for shard in state.shards(FAILED)
-                },
+                "failures": {shard: read_failure(run, state.stage.name, shard) for shard in state.shards(FAILED)},
             }
         )
     complete = all(not state.shards(STALE, PENDING, FAILED) for state in states)

@@ -63,9 +63,7 @@ def _equal_to_previous(values: np.ndarray) -> np.ndarray:
 
 def _later_of_equal(array: np.ndarray, shard: np.ndarray) -> np.ndarray:
     content, identifier = array["content"], array["id"]
-    order = np.lexsort(
-        (array["row"], shard, identifier[:, 1], identifier[:, 0], content[:, 1], content[:, 0])
-    )
+    order = np.lexsort((array["row"], shard, identifier[:, 1], identifier[:, 0], content[:, 1], content[:, 0]))
     losers = order[_equal_to_previous(content[order])]
     return _findings(shard[losers], array["row"][losers], DUPLICATE)
 

@@ -57,7 +57,9 @@ class PageExtractor:
     def __init__(self, seconds: float):
         self._sandbox = ExtractorSandbox(timeout=seconds, warmup_text="")
         self._trafilatura = Trafilatura(
-            favour_precision=True, timeout=seconds, deduplicate=False  # its memory would make a page depend on earlier ones
+            favour_precision=True,
+            timeout=seconds,
+            deduplicate=False,  # its memory would make a page depend on earlier ones
         )
 
     def __enter__(self) -> "PageExtractor":

@@ -60,7 +60,9 @@ def list_input_files(recipe: Recipe) -> list[InputFile]:
     for position, source in enumerate(recipe.sources):
         found = _hub_files(source) if source.format == "hub" else _plain_files(source)
         if not found:
-            raise RecipeError(f"sources.{position}.path: {source.path}: no files there; give a file, a folder or a glob")
+            raise RecipeError(
+                f"sources.{position}.path: {source.path}: no files there; give a file, a folder or a glob"
+            )
         files += found
     return files
 

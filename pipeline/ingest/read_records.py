@@ -63,7 +63,9 @@ class ReadRecords(PipelineStep):
 
     def _page(self, record: WarcRecord) -> Document | None:
         if record.error is not None:
-            locator = record.locator if not record.locator.startswith("offset:") else f"{self.file.name}:{record.locator}"
+            locator = (
+                record.locator if not record.locator.startswith("offset:") else f"{self.file.name}:{record.locator}"
+            )
             self._refuse(locator, record.error.split(":")[0].split(" at ")[0].replace(" ", "_"), record.error)
             return None
         if record.status and not record.status.startswith("2"):

@@ -78,7 +78,11 @@ def gzip_members(stream: IO[bytes], maximum_bytes: int) -> Iterator[tuple[int, b
             position += 1 + skipped
             continue
         if size > maximum_bytes:
-            yield position, b"", f"too_large: the gzip member at byte {position} unpacks to more than {maximum_bytes} bytes"
+            yield (
+                position,
+                b"",
+                f"too_large: the gzip member at byte {position} unpacks to more than {maximum_bytes} bytes",
+            )
         else:
             yield position, b"".join(parts), None
         position += len(read_so_far) - len(engine.unused_data)

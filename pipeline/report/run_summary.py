@@ -1,6 +1,5 @@
 """What a run folder's manifests and recipe say to the card: ledger, yield of the writers, tokens, how it was made."""
 
-import hashlib
 import json
 from collections import Counter
 from pathlib import Path, PurePath
@@ -9,6 +8,8 @@ from typing import Any
 import yaml
 
 from classifiers.errors import DataError
+from pipeline.atomic_files import json_sha256
+from pipeline.recipe import output_part
 from pipeline.report.rates import wilson_interval
 
 STAGES = (
@@ -183,18 +184,18 @@ def operating_point(manifests: dict[str, list[dict[str, Any]]]) -> dict[str, Any
 
 
 def read_recipe(run: Path) -> tuple[dict[str, Any], str | None]:
-    """(recipe, sha256 of its bytes); ({}, None) where the run has none. Raises DataError when it is no mapping."""
+    """(recipe, sha256 of its part that decides the output); ({}, None) where the run has none. Raises DataError when it
+    is no mapping."""
     path = run / "recipe.yaml"
     if not path.is_file():
         return {}, None
-    content = path.read_bytes()
     try:
-        recipe = yaml.safe_load(content)
+        recipe = yaml.safe_load(path.read_bytes())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(recipe, dict):
         raise DataError(f"{path}: expected a mapping; the run's frozen recipe is damaged")
-    return recipe, hashlib.sha256(content).hexdigest()
+    return recipe, json_sha256(output_part(recipe))
 
 
 def writer_name(recipe: dict[str, Any]) -> str | None:

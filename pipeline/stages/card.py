@@ -38,7 +38,12 @@ class CardCountsStage(Stage):
         return {"phrase_lists": phrase_lists_sha256(load_phrase_lists())}
 
     def inputs(self, shard: int) -> list[ShardRef]:
-        return [("documents", shard), ("score-final", shard), *((f"verify-{k}", shard) for k in self.kinds), ("tokenizer", 0)]
+        return [
+            ("documents", shard),
+            ("score-final", shard),
+            *((f"verify-{k}", shard) for k in self.kinds),
+            ("tokenizer", 0),
+        ]
 
     def main_input(self, shard: int) -> str:
         return self.run.relative(document_table(self.run, shard))
@@ -113,5 +118,3 @@ class BuildCard(PipelineStep):
         from pipeline.report import build_card
 
         build_card(self.run_folder.root)
-
-

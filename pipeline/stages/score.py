@@ -1,6 +1,7 @@
 """Stages `score-fasttext`, `score-embedding`, `score-judge` (a sidecar each) and `score-final` (their maximum)."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,10 @@ def _embedding(encoder: str, head: Path | None, threads: int) -> Any:
 def ensemble_levels(stages: "list[ClassifierStage]", texts: list[str]) -> list[int]:
     """The ensemble's level of each text, scored anew by the classifiers of `stages`."""
     columns = [stage.load().score(texts) for stage in stages]
-    return [combine({s.classifier: score for s, score in zip(stages, row, strict=True)}).score for row in zip(*columns, strict=True)]
+    return [
+        combine({s.classifier: score for s, score in zip(stages, row, strict=True)}).score
+        for row in zip(*columns, strict=True)
+    ]
 
 
 def _optional_path(value: str | None) -> Path | None:
@@ -159,7 +163,9 @@ class JudgeStage(LanguageModelStage):
 
         return [
             ReadShard(task, document_table(self.run, task.shard)),
-            AskLLM(lambda d: judge_messages(d.text, maximum), self.llm, task.work_folder, [judge_sha256()], task.report),
+            AskLLM(
+                lambda d: judge_messages(d.text, maximum), self.llm, task.work_folder, [judge_sha256()], task.report
+            ),
             WriteShard(task, score_table(self.run, "judge", task.shard), SCORE_SCHEMA, row),
         ]
 
@@ -203,7 +209,7 @@ class CombineScores(PipelineStep):
 
     type = "🔻 - FILTER"
 
-    def __init__(self, task: ShardTask, classifiers: list[str]):
+    def __init__(self, task: ShardTask, classifiers: Sequence[str]):
         super().__init__()
         self.task, self.classifiers = task, classifiers
 

@@ -22,6 +22,7 @@ from pipeline.stages.tag import drop_by_score, tagged_table
 from pipeline.tables import ReadShard
 from pipeline.tagging import insert_tag_ids, tag_positions
 from pipeline.tokens.corpus_tokenizer import load_corpus_tokenizer, save_corpus_tokenizer, tokenizer_revision
+from rephrasers.verify import DraftKind
 
 BATCH_DOCUMENTS = 128
 
@@ -31,13 +32,14 @@ def token_sources(recipe: Recipe) -> list[str]:
     return ["safe", "tagged", *synthetic_kinds(recipe)]
 
 
-def synthetic_kinds(recipe: Recipe) -> list[str]:
+def synthetic_kinds(recipe: Recipe) -> list[DraftKind]:
     """Which kinds of synthetic text the recipe asks for."""
     if recipe.synthesis is None:
         return []
-    wanted = {"rephrased": recipe.synthesis.rephrase_scores, "refusal": recipe.synthesis.refuse_scores}
-    kinds = [kind for kind, scores in wanted.items() if scores]
-    return [*kinds, "moral"] if recipe.synthesis.moralise and "refusal" in kinds else kinds
+    kinds: list[DraftKind] = ["rephrased"] if recipe.synthesis.rephrase_scores else []
+    if recipe.synthesis.refuse_scores:
+        kinds += ["refusal", "moral"] if recipe.synthesis.moralise else ["refusal"]
+    return kinds
 
 
 def token_prefix(run: RunFolder, source: str, shard: int) -> Path:

@@ -22,7 +22,7 @@ from pipeline.stages.synthesis import DRAFT_SCHEMA, STAGE_OF_KIND, draft_table, 
 from pipeline.tables import ReadShard, WriteShard, read_rows
 from rephrasers.checks import phrases
 from rephrasers.refuse import Turn
-from rephrasers.verify import Draft, verify_all
+from rephrasers.verify import Draft, DraftKind, verify_all
 
 SYNTHETIC_SCHEMA = DRAFT_SCHEMA.append(pa.field("score_after", pa.int8()))
 BATCH_DRAFTS = 64
@@ -31,7 +31,7 @@ BATCH_DRAFTS = 64
 class VerifyStage(Stage):
     """Scores with every classifier of the recipe that needs no server (never the cascade that routed)."""
 
-    def __init__(self, kind: str, recipe: Recipe, run: RunFolder, shards: int):
+    def __init__(self, kind: DraftKind, recipe: Recipe, run: RunFolder, shards: int):
         super().__init__(f"verify-{kind}", recipe, run, shards)
         self.kind = kind
         names = [name for name in recipe.score.classifiers if name != "judge"]
@@ -99,7 +99,7 @@ class Verify(PipelineStep):
 
     type = "🔻 - FILTER"
 
-    def __init__(self, task: ShardTask, kind: str, score_texts: Callable[[list[str]], list[int]]):
+    def __init__(self, task: ShardTask, kind: DraftKind, score_texts: Callable[[list[str]], list[int]]):
         super().__init__()
         self.task, self.kind, self.score_texts = task, kind, score_texts
 
@@ -122,7 +122,7 @@ class Verify(PipelineStep):
         self.task.metrics["rules_broken"] = dict(sorted(broken.items()))
 
 
-def _draft(kind: str, document: Document) -> Draft:
+def _draft(kind: DraftKind, document: Document) -> Draft:
     metadata = document.metadata
     return Draft(
         kind=kind,

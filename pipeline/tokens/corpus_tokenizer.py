@@ -64,4 +64,3 @@ def load_corpus_tokenizer(folder: Path) -> tuple[Tokenizer, dict[str, Any]]:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer, json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-

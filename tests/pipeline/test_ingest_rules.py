@@ -35,7 +35,11 @@ def test_normalising_twice_is_normalising_once(text):
     [
         ("<p>é</p>".encode(), "text/html", "<p>é</p>"),
         ("<p>é à</p>".encode("windows-1252"), "text/html; charset=windows-1252", "<p>é à</p>"),
-        ('<meta charset="iso-8859-2"><p>łódź</p>'.encode("iso-8859-2"), "text/html", '<meta charset="iso-8859-2"><p>łódź</p>'),
+        (
+            '<meta charset="iso-8859-2"><p>łódź</p>'.encode("iso-8859-2"),
+            "text/html",
+            '<meta charset="iso-8859-2"><p>łódź</p>',
+        ),
         (b"\x00\x01\x02\x03" * 50, "text/html", None),
     ],
 )

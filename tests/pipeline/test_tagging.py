@@ -1,5 +1,7 @@
 """The tag: golden vectors and identities of the safety-pretraining sheet (T1-T6, T8), and properties over any text."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -94,7 +96,7 @@ def test_spans_hold_all_that_is_not_white_space(text):
 def test_removing_tag_ids_restores_the_ids(text, rate):
     # tokens of one to three characters, some of them across word boundaries
     cuts = sorted({0, len(text), *(i for i in range(0, len(text), 3)), *(i for i in range(0, len(text), 7))})
-    offsets = list(zip(cuts, cuts[1:], strict=False))
+    offsets = list(itertools.pairwise(cuts))
     ids = [hash(text[a:b]) % 1000 for a, b in offsets]
     slots = tag_slots(len(word_spans(text)), "doc", rate, 0)
     positions = tag_positions(text, offsets, slots)
@@ -102,4 +104,4 @@ def test_removing_tag_ids_restores_the_ids(text, rate):
     assert remove_tag_ids(tagged, 1000) == ids
     assert all(0 < p < len(ids) for p in positions)
     assert len(tagged) - len(ids) == len(positions) <= len(slots)
-    assert all(not (a == b == 1000) for a, b in zip(tagged, tagged[1:], strict=False))
+    assert all(not (a == b == 1000) for a, b in itertools.pairwise(tagged))
