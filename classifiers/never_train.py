@@ -32,7 +32,7 @@ _KNOWN_CARD_SAMPLES = frozenset(
     }
 )
 _CREDENTIAL_LINE = re.compile(
-    r"^\s*[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,5}\s{0,2}[:;|]\s{0,2}(?!//)(\S{4,64})\s*$", re.MULTILINE
+    r"^[ \t]{0,20}[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,5}[ \t]{0,2}[:;|][ \t]{0,2}(?!//)(\S{4,64})[ \t\r]{0,20}$", re.MULTILINE
 )
 _CONTEXT_CHARACTERS = 120
 _LEAST_CREDENTIAL_LINES = 3

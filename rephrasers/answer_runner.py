@@ -114,6 +114,14 @@ class AnswerRunner(InferenceRunner):
             if cause is None:
                 raise
             raise cause from None
+        finally:
+            self._release_cache()
+
+    def _release_cache(self) -> None:
+        """Ends the cache's thread where a signal cut the clean-up short: it would keep the process from exiting."""
+        connection = self.request_cache._conn
+        if connection is not None:
+            connection.stop()
 
 
 def _user_error(error: BaseException | None) -> SafetroveError | None:

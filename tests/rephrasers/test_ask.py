@@ -94,6 +94,19 @@ def test_after_sigkill_no_answered_request_is_asked_again(tmp_path):
     assert second_run == [f"word-{i}" for i in range(answered, count)]
 
 
+def test_sigterm_ends_a_waiting_client_at_once(tmp_path):
+    command = [sys.executable, "-m", "tests.rephrasers.ask_in_process"]
+    with stub(2) as (url, server):
+        client = subprocess.Popen([*command, url, tmp_path / "work", "9"], cwd=HERE.parents[1])
+        for _ in range(3):
+            server.stdout.readline()
+        client.terminate()
+        try:
+            assert client.wait(40) == 143
+        finally:
+            client.kill()
+
+
 def test_duplicate_ids_are_refused(tmp_path):
     twice = [Document(text="a", id="same"), Document(text="b", id="same")]
     with stub() as (url, _), pytest.raises(DataError, match="'same' occurs twice"):
