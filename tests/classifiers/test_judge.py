@@ -58,8 +58,6 @@ def test_category_and_reason_are_read():
         '{"score": true}',
         '{"score": 2.5}',
         "{}",
-    ]
-    + [
         '{"score": 3',
         '[{"score": 3}]',
         '{"score": null}',
