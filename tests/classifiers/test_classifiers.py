@@ -23,7 +23,7 @@ BAD = {
     "space": " \n\t",
     "binary": "".join(chr(code % 256) for code in range(5000)),
     "20 MB": "The quick brown fox. " * 1_000_000,
-    "no spaces": "安全" * 30_000,
+    "no spaces": "安全" * 2_000,
     "one character": "a" * 100_000,
     "NUL": "\0" * 1000,
     "surrogates": "a \ud800 b \udfff",
@@ -96,7 +96,7 @@ def test_shipped_vocabulary_holds_no_identifier():
         for word in words:
             assert "@" not in word or word == "@"
             assert mask_identifiers(word) == word or word in MASK_WORDS
-            assert sum(character.isdigit() for character in word) < 7
+            assert {character for character in word if character.isdecimal()} <= {"0"}, "a number survived"
 
 
 def test_shipped_weights_are_small():
