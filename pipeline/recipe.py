@@ -100,6 +100,7 @@ class Synthesis(_Section):
     rephrase_scores: list[UnsafeLevel] = [1, 2, 3]
     refuse_scores: list[UnsafeLevel] = [4, 5]
     moralise: bool = True
+    fraction: float = Field(1.0, gt=0, le=1, description="share of the documents that are written about, drawn by id")
     source_characters: int = Field(2400, ge=200, description="how much of a document the writer is shown")
 
 

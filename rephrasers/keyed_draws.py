@@ -18,7 +18,8 @@ def draw_key(seed: int, stream: str, document_id: str) -> int:
 def keyed_uniforms(seed: int, stream: str, document_id: str, count: int) -> np.ndarray:
     """The draws u_1 ... u_count of one document: float64 in [0, 1), splitmix64 counted from the document's key.
 
-    Streams in use: "tag" (harmfulness tag), "template" (rephrasing style), "names" (speakers of a dialogue).
+    Streams in use: "tag" (harmfulness tag), "template" (rephrasing style), "names" (speakers of a dialogue),
+    "synthesis" (which documents are written about where a recipe asks for a share).
     A longer request begins with the shorter one, so results are nested in `count`.
     """
     with np.errstate(over="ignore"):

@@ -4,7 +4,6 @@ datatrove's own pool tears all ranks down when one raises, and waits for ever wh
 """
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -16,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from classifiers.errors import SafetroveError
+from pipeline.executors.die_with_parent import die_with_parent
 from pipeline.executors.shard_run import run_shard
 from pipeline.shard_task import write_failure
 from pipeline.stage import Stage
@@ -34,7 +34,7 @@ class _Worker:
 def run_local(stage: Stage, jobs: list[Job], on_event: Event) -> list[int]:
     """Run the jobs on `stage.workers` processes; return the shards that failed (each with its failure file)."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline.executors.shard_run"])
+    context.set_forkserver_preload(["pipeline.executors.fork_server"])
     waiting = list(reversed(jobs))
     failed: list[int] = []
     workers = [_start(context, stage) for _ in range(min(stage.workers, len(jobs)))]
@@ -99,12 +99,6 @@ def _died(stage: Stage, worker: _Worker) -> str:
     assert worker.shard is not None
     write_failure(stage.run, stage.name, worker.shard, SafetroveError(what))
     return what
-
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies, so that a killed run leaves nothing behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _work(stage: Stage, pipe: Connection) -> None:

@@ -1,12 +1,11 @@
 """HTML to text with trafilatura, in a process of its own that is stopped when a page takes too long."""
 
-import ctypes
 import re
-import signal
-import sys
 
 from datatrove.pipeline.extractors import Trafilatura
 from datatrove.pipeline.extractors.base import ExtractorSandbox
+
+from pipeline.executors.die_with_parent import die_with_parent
 
 _DECLARED_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_:-]{2,40})""", re.I)
 _HEADER_CHARSET = re.compile(r"charset\s*=\s*[\"']?([A-Za-z0-9_:-]+)", re.I)
@@ -79,8 +78,7 @@ class PageExtractor:
     def _extract(self, html: str) -> "str | _Failure | None":
         """Runs in the sandbox. datatrove's worker dies with any exception: hand it over as a value instead."""
         if not html:  # the warm-up call: bind this process to its parent's life
-            if sys.platform == "linux":
-                ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+            die_with_parent()
             return ""
         try:
             return self._trafilatura.extract(html)

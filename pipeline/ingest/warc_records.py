@@ -4,7 +4,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Protocol
 
 from warcio.archiveiterator import ArchiveIterator
 from warcio.exceptions import ArchiveLoadFailed
@@ -28,6 +28,13 @@ class WarcRecord:
     error: str | None = None
 
 
+class ByteReader(Protocol):
+    """All that is asked of a stream here."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes; b"" at the end."""
+
+
 def read_warc(file: IO[bytes], maximum_bytes: int) -> Iterator[WarcRecord]:
     """All records of a gzip-per-record or plain WARC file, broken ones with their `error`.
 
@@ -48,7 +55,7 @@ def read_warc(file: IO[bytes], maximum_bytes: int) -> Iterator[WarcRecord]:
         yield WarcRecord(locator="offset:0", error="not_a_warc: the file begins with neither a WARC record nor gzip")
 
 
-def gzip_members(stream: IO[bytes], maximum_bytes: int) -> Iterator[tuple[int, bytes, str | None]]:
+def gzip_members(stream: ByteReader, maximum_bytes: int) -> Iterator[tuple[int, bytes, str | None]]:
     """(offset, content, error) of each gzip member; after a corrupt one, reading goes on at the next WARC member.
 
     The bytes of the current member are held until it ends: a corrupt one may have swallowed the start of the next.
@@ -89,7 +96,7 @@ def gzip_members(stream: IO[bytes], maximum_bytes: int) -> Iterator[tuple[int, b
         buffer = engine.unused_data or stream.read(_BLOCK)
 
 
-def _next_member(stream: IO[bytes], buffer: bytes) -> tuple[bytes, int]:
+def _next_member(stream: ByteReader, buffer: bytes) -> tuple[bytes, int]:
     """(bytes from the next gzip member that unpacks to a WARC record, number of bytes skipped before it)."""
     skipped = 0
     while True:
@@ -112,7 +119,7 @@ def _next_member(stream: IO[bytes], buffer: bytes) -> tuple[bytes, int]:
         buffer, skipped = buffer[1:], skipped + 1
 
 
-def _parse(stream: IO[bytes], offset: int, maximum_bytes: int) -> Iterator[WarcRecord]:
+def _parse(stream: ByteReader, offset: int, maximum_bytes: int) -> Iterator[WarcRecord]:
     iterator = iter(ArchiveIterator(stream))
     count = 0
     while True:

@@ -50,7 +50,7 @@ class CardCountsStage(Stage):
 
     def steps(self, task: ShardTask) -> list[PipelineStep]:
         sidecars = {"final": score_table(self.run, "final", task.shard)}
-        synthetic = {kind: synthetic_table(self.run, kind, task.shard) for kind in self.kinds}
+        synthetic: dict[str, Path] = {kind: synthetic_table(self.run, kind, task.shard) for kind in self.kinds}
         return [
             ReadShard(task, document_table(self.run, task.shard), sidecars),
             CountForCard(task, self.run, synthetic),

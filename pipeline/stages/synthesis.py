@@ -30,6 +30,7 @@ from pipeline.stages.language_model import LanguageModelStage, output_settings
 from pipeline.stages.score import score_table
 from pipeline.stages.tag import drop_by_score
 from pipeline.tables import ReadShard, WriteShard
+from rephrasers.keyed_draws import keyed_uniforms
 
 STAGE_OF_KIND = {"rephrased": "rephrase", "refusal": "refuse", "moral": "moralise"}
 
@@ -93,7 +94,11 @@ class DraftStage(LanguageModelStage):
             "seed": self.recipe.seed,
         }
         if self.kind != "moral":
-            settings |= {"scores": self.scores, "source_characters": self.recipe.synthesis.source_characters}
+            settings |= {
+                "fraction": self.recipe.synthesis.fraction,
+                "scores": self.scores,
+                "source_characters": self.recipe.synthesis.source_characters,
+            }
         return settings
 
     def _input(self, shard: int) -> tuple[list[ShardRef], Path]:
@@ -116,7 +121,10 @@ class DraftStage(LanguageModelStage):
         first: list[PipelineStep] = [ReadShard(task, table)]
         if self.kind != "moral":
             sidecars = {"final": score_table(self.run, "final", task.shard)}
-            first = [ReadShard(task, table, sidecars), OnlyScores(task, self.scores)]
+            first = [
+                ReadShard(task, table, sidecars),
+                ToWriteAbout(task, self.scores, self.recipe.synthesis.fraction, seed),
+            ]
 
         def assign(document: Document) -> Assignment | None:
             if self.kind == "moral":
@@ -133,14 +141,17 @@ class DraftStage(LanguageModelStage):
         ]
 
 
-class OnlyScores(PipelineStep):
-    """Documents that may be written about, with the wanted final scores."""
+class ToWriteAbout(PipelineStep):
+    """Documents that may be written about, with the wanted final scores, and of these the share that is asked for.
+
+    The share is drawn from (seed, id), stream "synthesis"; shares are nested.
+    """
 
     type = "🔻 - FILTER"
 
-    def __init__(self, task: ShardTask, scores: list[int]):
+    def __init__(self, task: ShardTask, scores: list[int], fraction: float, seed: int):
         super().__init__()
-        self.task, self.scores = task, scores
+        self.task, self.scores, self.fraction, self.seed = task, scores, fraction, seed
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         for document in data:
@@ -149,6 +160,9 @@ class OnlyScores(PipelineStep):
             score = document.metadata["final"]["score"]
             if score not in self.scores:
                 self.task.drop(f"score_{score}")
+                continue
+            if keyed_uniforms(self.seed, "synthesis", document.id, 1)[0] >= self.fraction:
+                self.task.drop("not_drawn")
                 continue
             document.metadata |= {"score_before": score, "category": document.metadata["final"]["category"]}
             yield document

@@ -1,0 +1,10 @@
+"""Loaded by the fork server alone, before it forks a worker: what every worker needs is imported once.
+
+The fork server must die at once when the run is killed, and its workers with it: left to itself it takes seconds, in
+which they go on writing into a folder that the next command may already be working in.
+"""
+
+import pipeline.executors.shard_run  # noqa: F401
+from pipeline.executors.die_with_parent import die_with_parent
+
+die_with_parent()
