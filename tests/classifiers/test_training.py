@@ -13,8 +13,11 @@ from classifiers.training.fasttext_training import train_fasttext
 from classifiers.training.head_training import HARMLESS_SEEDS, class_weights, fit_one_against_rest, read_seeds
 from classifiers.training.labels import LabelledText, read_labels, read_texts
 
+# Quantisation needs 256 known words: neutral ones that every class holds alike (no digits, which are masked).
+FILLER = [f"w{first}{second}" for first in "abcdefghijklmnopqrst" for second in "abcdefghijklmnopqrst"]
+
 ROWS = [
-    LabelledText(f"{text} {number % 7}", score, category, "made up")
+    LabelledText(f"{text} {text} {text} {' '.join(FILLER[number % 10 :: 10])}", score, category, "made up")
     for number in range(60)
     for text, score, category in (
         ("bread butter jam and a nice walk in the garden", 0, "none"),
