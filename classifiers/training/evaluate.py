@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from classifiers.embedding import EmbeddingClassifier
+from classifiers.embedding import SHIPPED_HEAD, EmbeddingClassifier
 from classifiers.encoder import EMBEDDED_ENCODER
 from classifiers.ensemble import combine
 from classifiers.errors import SafetroveError
-from classifiers.fasttext_classifier import FastTextClassifier
+from classifiers.fasttext_classifier import SHIPPED_WEIGHTS, FastTextClassifier
+from classifiers.never_train import never_train_reason
 from classifiers.rubric import LEVELS
-from classifiers.training.labels import LabelledText, read_labels
+from classifiers.score import Score
+from classifiers.training.labels import LabelledText, read_labels, read_texts
 
 
 def recall_at(true: Sequence[int], predicted: Sequence[int], level: int) -> float:
@@ -59,26 +61,48 @@ def evaluate(rows: list[LabelledText], predictions: dict[str, list[int]]) -> str
     return "\n".join(lines)
 
 
+def share_table(texts: list[str], members: dict[str, list[Score]]) -> str:
+    """Markdown table of unlabelled texts: the share scored at 1 and at 3 or above, and the share that is never trained on."""
+    lines = ["| classifier | scored >= 1 | scored >= 3 | never_train | texts |", "|---|---|---|---|---|"]
+    for name, scores in members.items():
+        at_1, at_3 = (sum(score.score >= level for score in scores) / len(scores) for level in (1, 3))
+        reasons = [never_train_reason(text, {name: score}) for text, score in zip(texts, scores, strict=True)]
+        never = sum(reason is not None for reason in reasons) / len(texts)
+        lines.append(f"| {name} | {at_1:.3f} | {at_3:.3f} | {never:.4f} | {len(texts)} |")
+    return "\n".join(lines)
+
+
+def score_with_all(texts: list[str], weights: Path | None, threads: int) -> dict[str, list[Score]]:
+    """The scores of each classifier and, last, of their ensemble."""
+    head = weights / SHIPPED_HEAD.parent.name / SHIPPED_HEAD.name if weights else None
+    fasttext = FastTextClassifier.load(weights / SHIPPED_WEIGHTS.name if weights else None).score(texts)
+    embedding = EmbeddingClassifier.load(EMBEDDED_ENCODER, head, threads).score(texts)
+    ensemble = [combine({"fasttext": a, "embedding": b}) for a, b in zip(fasttext, embedding, strict=True)]
+    return {"fastText": fasttext, "embedding": embedding, "ensemble (max)": ensemble}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m classifiers.training.evaluate", description=__doc__)
     parser.add_argument("labels", type=Path, help="JSON lines with text, score (0-5) and category")
     parser.add_argument(
+        "--unlabelled", action="store_true", help="the rows have only text: print the shares scored unsafe"
+    )
+    parser.add_argument(
         "--weights", type=Path, help="a folder that the training command wrote; default: the shipped weights"
     )
+    parser.add_argument("--threads", type=int, default=1, help="of the encoder (default: 1)")
     options = parser.parse_args(arguments)
     try:
+        if options.unlabelled:
+            texts = read_texts(options.labels)
+            print(share_table(texts, score_with_all(texts, options.weights, options.threads)))
+            return 0
         rows = read_labels(options.labels)
-        texts = [row.text for row in rows]
-        weights: Path | None = options.weights
-        fasttext = FastTextClassifier.load(weights and weights / "fasttext").score(texts)
-        head = weights and weights / "embedding" / "minilm_head.safetensors"
-        embedding = EmbeddingClassifier.load(EMBEDDED_ENCODER, head).score(texts)
+        members = score_with_all([row.text for row in rows], options.weights, options.threads)
     except SafetroveError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    ensemble = [combine({"fasttext": a, "embedding": b}) for a, b in zip(fasttext, embedding, strict=True)]
-    members = {"fastText": fasttext, "embedding": embedding, "ensemble (max)": ensemble}
     print(evaluate(rows, {name: [score.score for score in scores] for name, scores in members.items()}))
     return 0
 

@@ -16,8 +16,9 @@ LEVEL_SETTINGS = {"lr": 0.5, "epoch": 25, "dim": 32, "wordNgrams": 2, "bucket": 
 CATEGORY_SETTINGS = {"lr": 0.5, "epoch": 40, "dim": 16, "wordNgrams": 1, "bucket": 0, "minCount": 3}
 _SEED = 1
 # With one thread fastText draws the first tenth of its input matrix and leaves the rest as the allocator gave it: garbage
-# (or NaN) in a process that has freed memory. Under this setting glibc takes such blocks fresh from the kernel, as zeros.
-_CLEAN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "16384"}
+# (or NaN) in memory that was used before. glibc fills new blocks with the complement of this byte, 0, once its cache of
+# small blocks, which skips the filling, is off.
+_CLEAN_MEMORY = {"MALLOC_PERTURB_": "255", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
 
 
 def train_fasttext(rows: list[LabelledText], folder: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from classifiers.errors import DataError
 from classifiers.rubric import CATEGORY_NAMES, LEVELS, NO_CATEGORY
@@ -32,13 +33,32 @@ def read_labels(path: Path) -> list[LabelledText]:
     return rows
 
 
-def _read_row(line: str, where: str) -> LabelledText:
+def read_texts(path: Path) -> list[str]:
+    """The `text` of each row of a file of JSON lines without labels. Raises DataError that names the file and the line."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected JSON lines with text")
+    texts = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                texts.append(_read_object(line, f"{path}, line {number}")["text"])
+    if not texts:
+        raise DataError(f"{path}: holds no rows; expected JSON lines with text")
+    return texts
+
+
+def _read_object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: not JSON ({error})") from error
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         raise DataError(f"{where}: expected an object with a string `text`")
+    return row
+
+
+def _read_row(line: str, where: str) -> LabelledText:
+    row = _read_object(line, where)
     score, category = row.get("score"), row.get("category")
     if isinstance(score, bool) or not isinstance(score, int) or score not in range(len(LEVELS)):
         raise DataError(f"{where}: score {score!r}; expected a whole number from 0 to {len(LEVELS) - 1}")
