@@ -4,7 +4,10 @@ The fork server must die at once when the run is killed, and its workers with it
 which they go on writing into a folder that the next command may already be working in.
 """
 
+import os
+
 import pipeline.executors.shard_run  # noqa: F401
 from pipeline.executors.die_with_parent import die_with_parent
 
+FORK_SERVER_PID = os.getpid()
 die_with_parent()

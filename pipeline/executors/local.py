@@ -103,7 +103,11 @@ def _died(stage: Stage, worker: _Worker) -> str:
 
 def _work(stage: Stage, pipe: Connection) -> None:
     """A worker's life: one context for the stage, then shard after shard until None comes."""
+    from pipeline.executors.fork_server import FORK_SERVER_PID
+
     die_with_parent()
+    if os.getppid() != FORK_SERVER_PID:  # the run died before the line above took effect, a job is already in the pipe
+        os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _errors_to_log(stage)

@@ -43,6 +43,8 @@ def transformers_command(settings: ServerSettings, model: ModelReference, port: 
     if f"{model.path_or_id}@{model.revision}" in settings.allow_remote_code_of:
         arguments.append("--trust-remote-code")
     environment = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "USE_TF": "0", "TOKENIZERS_PARALLELISM": "false"}
+    # Threads that spin while they wait take the cores from the client and from each other: seen to cost ten times.
+    environment |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
     if model.is_local:
         environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     return ServerCommand([*arguments, *settings.extra_arguments], environment)

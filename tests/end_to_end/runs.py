@@ -38,11 +38,11 @@ def write_sources(folder: Path, shards: int) -> Path:
     return folder
 
 
-def write_recipe(path: Path, sources: Path, **changes: object) -> Path:
+def write_recipe(path: Path, texts: Path, **changes: object) -> Path:
     """A recipe without a language model; `changes` are top-level sections."""
     recipe = {
         "name": "test",
-        "sources": [{"name": "texts", "format": "jsonl", "path": str(sources), "licence": "Apache-2.0"}],
+        "sources": [{"name": "texts", "format": "jsonl", "path": str(texts), "licence": "Apache-2.0"}],
         "synthesis": None,
         "execution": {"workers": 2},
         **changes,
