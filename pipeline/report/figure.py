@@ -78,7 +78,7 @@ def _draw_histogram(axes: Any, card: dict[str, Any]) -> None:
     axes.errorbar(range(6), values, yerr=_ends(shares), fmt="none", ecolor=_INK, elinewidth=1.2, capsize=3, zorder=3)
     scored = {name: entry for name, entry in data["by_source"].items() if entry["scored"]}
     largest = sorted(scored, key=lambda name: (-scored[name]["scored"], name))[:MAX_SOURCES_SHOWN]
-    top = max(values)
+    top = max(share["high"] for share in shares)
     if len(largest) > 1:
         for name, marker in zip(largest, "osD^vP", strict=False):
             marks = [level["share"]["value"] for level in scored[name]["levels"]]
@@ -103,15 +103,18 @@ def _draw_levels(axes: Any, card: dict[str, Any]) -> None:
     if not kinds:
         return _say_missing(axes, title, "no phrase is counted yet")
     width = 0.8 / max(sum(str(level) in levels[kind] for kind in kinds) for level in range(6))
+    largest = 0.0
     for kind in kinds:
         points = [(int(level), entry["all"]["mean"]) for level, entry in levels[kind].items() if entry["all"]]
         places = [_place(kind, [k for k in kinds if str(level) in levels[k]]) * width + level for level, _ in points]
         rates = [rate for _, rate in points]
         values = [rate["value"] for rate in rates]
+        largest = max([largest, *values])
         axes.bar(places, values, width * 0.92, color=KIND_COLOURS[kind], label=KIND_TITLES[kind])
         axes.errorbar(places, values, yerr=_ends(rates), fmt="none", ecolor=_INK, elinewidth=1, capsize=2)
     axes.set_xticks(range(6))
-    axes.set_ylim(0)
+    # the interval of a tiny slice would press all bars flat: it runs out of the panel instead
+    axes.set_ylim(0, min(axes.get_ylim()[1], 3 * largest) if largest else None)
     axes.set_xlabel("score of the original")
     axes.set_ylabel("hits per million tokens,\nmean over phrases")
     axes.legend(frameon=False, fontsize=9.5, loc="upper left")
