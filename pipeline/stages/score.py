@@ -221,7 +221,8 @@ class CombineScores(PipelineStep):
             final = combine(scores) if any(scores.values()) else None
             reason = never_train_reason(document.text, scores)
             if reason is not None:
-                found[reason] = found.get(reason, 0) + 1
+                category = reason.partition(":")[0]
+                found[category] = found.get(category, 0) + 1
                 self.task.note_never_train(document.id, document.metadata["content_sha256"], reason)
             document.metadata["final"] = {
                 "id": document.id,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.end_to_end.runs import ROOT, command, results, safetrove, write_recipe, write_sources
+from tests.end_to_end.runs import ROOT, command, kill_in_stage, results, safetrove, write_recipe, write_sources
 
 KINDS = {"rephrase": "rephrased", "refuse": "refusal", "moralise": "moral"}
 LATER = ("verify-", "tag", "token", "blend", "card-counts", "report")
@@ -124,3 +124,21 @@ def test_a_changed_prompt_model_or_share_is_refused(undisturbed, tmp_path):
             key.split(".")[-1] in refused.stderr and "->" in refused.stderr and value.strip("[]")[0] in refused.stderr
         )
     assert "nothing was left" in safetrove("run", recipe, "--output", whole).stdout
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_kill_in_the_middle_of_verification(undisturbed, tmp_path, kind):
+    recipe, whole, _ = undisturbed
+    run = tmp_path / "run"
+    shutil.copytree(whole, run, copy_function=shutil.copy2)
+    for folder in (run / "manifests").iterdir():
+        if folder.name.startswith(LATER):
+            shutil.rmtree(folder)
+    shutil.rmtree(run / "logs" / f"verify-{kind}")
+    arguments = ("run", recipe, "--output", run)
+    if kind != "rephrased":  # the kinds that are verified before it
+        safetrove(*arguments, "--stage", "verify-rephrased", "--stage", "verify-refusal")
+        shutil.rmtree(run / "manifests" / f"verify-{kind}", ignore_errors=True)
+    kill_in_stage(run, f"verify-{kind}", *arguments, "--stage", f"verify-{kind}")
+    safetrove(*arguments)
+    assert results(run) == results(whole)

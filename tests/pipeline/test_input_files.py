@@ -1,0 +1,66 @@
+"""Where documents come from: files, folders, globs, data sets in the Hub's layout; a frozen list stays what it was."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from classifiers.errors import DataError, RecipeError
+from pipeline.ingest.input_files import freeze_input_files, input_files, list_input_files
+from pipeline.recipe import parse_recipe
+from pipeline.run_folder import RunFolder
+
+
+def recipe_of(tmp_path, **source):
+    value = {"name": "t", "sources": [{"name": "s", "format": "jsonl", **source}]}
+    return parse_recipe(value, "recipe", tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b/2.jsonl", "a/1.jsonl", "a/.hidden", "a/3.txt"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text(json.dumps({"text": name}) + "\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("in", ["a/1.jsonl", "a/3.txt", "b/2.jsonl"]),
+        ("in/*/*.jsonl", ["a/1.jsonl", "b/2.jsonl"]),
+        ("in/a/1.jsonl", ["1.jsonl"]),
+    ],
+)
+def test_files_folders_and_globs(folder, path, names):
+    assert [f.name for f in list_input_files(recipe_of(folder, path=path))] == names
+
+
+def test_nothing_there_is_an_error_that_names_the_key(folder):
+    with pytest.raises(RecipeError, match=r"sources\.0\.path.*no files there"):
+        list_input_files(recipe_of(folder, path="out/*.jsonl"))
+
+
+def test_the_list_is_frozen_at_the_first_run(folder):
+    recipe, run = recipe_of(folder, path="in"), RunFolder(folder / "run")
+    first = input_files(recipe, run)
+    freeze_input_files(first, run)
+    assert input_files(recipe, run) == first
+    (folder / "in" / "new.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match=r"new:.*new\.jsonl"):
+        input_files(recipe, run)
+
+
+def test_a_data_set_in_the_hubs_layout(tmp_path):
+    data = tmp_path / "org_name" / "data"
+    data.mkdir(parents=True)
+    for number in (0, 1):
+        table = pa.table({"id": [f"{number}"], "text": ["some text"]})
+        pq.write_table(table, data / f"train-0000{number}-of-00002.parquet")
+    pq.write_table(pa.table({"id": ["t"], "text": ["x"]}), data / "test-00000-of-00001.parquet")
+    files = list_input_files(recipe_of(tmp_path, format="hub", path=str(tmp_path / "org_name")))
+    assert [f.name for f in files] == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
+    assert {f.format for f in files} == {"parquet"}
+    with pytest.raises(RecipeError, match="no split 'dev'"):
+        list_input_files(recipe_of(tmp_path, format="hub", path=str(tmp_path / "org_name"), split="dev"))
