@@ -45,7 +45,7 @@ def write_documents(run: RunFolder, texts: list[str], shard: int = 0) -> list[st
         }
         for number, text in enumerate(texts)
     ]
-    _write(document_table(run, shard), rows, DOCUMENT_SCHEMA)
+    write_table(document_table(run, shard), rows, DOCUMENT_SCHEMA)
     return [row["id"] for row in rows]
 
 
@@ -66,7 +66,7 @@ def write_scores(run: RunFolder, classifier: str, ids: list[str], levels: list[i
             "never_train": [],
         }
         rows.append(score_row(identifier, score))
-    _write(score_table(run, classifier, shard), rows, SCORE_SCHEMA)
+    write_table(score_table(run, classifier, shard), rows, SCORE_SCHEMA)
 
 
 def rows_sha256(table: Path) -> str:
@@ -79,6 +79,7 @@ def value_sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
-def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+def write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    """A Parquet file with these rows; columns that a row lacks are null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
