@@ -70,10 +70,17 @@ class Embedding(_Section):
     threads: int = Field(1, ge=1, description="torch threads of a worker; fixed, because it decides the last bits")
 
 
+class JudgeServer(ServerSettings):
+    """Server settings whose defaults are a judge's: they hold too where a recipe gives only some of the keys."""
+
+    max_tokens: int = Field(48, ge=1, description="of an answer")
+    temperature: float = Field(0.0, ge=0.0, le=2.0)
+
+
 class Judge(_Section):
     """The LLM judge; off unless `score.classifiers` names it."""
 
-    llm: ServerSettings = ServerSettings(max_tokens=48, temperature=0.0)
+    llm: JudgeServer = JudgeServer()
     maximum_characters: int = Field(4000, ge=100)
 
 

@@ -1,0 +1,142 @@
+"""The command line as a user meets it: help, exit codes, scoring, and rooms that somebody else's package shadows."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from safetrove.cli import app
+from tests.conftest import ROOT
+
+# Scripts of other people depend on these names and options; taking one away is a breaking change.
+COMMANDS = {
+    "run": {"--output", "--stage", "--set", "--force-stale"},
+    "demo": {"--output"},
+    "plan": {"--set"},
+    "status": {"--json", "--verify", "--no-verify"},
+    "rerun": {"--stage", "--failed", "--rank"},
+    "card": set(),
+    "score": set(),
+    "pretrain": {"--set"},
+    "doctor": set(),
+}
+
+
+def command_line(*arguments, text="", expect=0, **environment):
+    """Run `python -m safetrove` in a process of its own."""
+    process = subprocess.run(
+        [sys.executable, "-m", "safetrove", *map(str, arguments)],
+        input=text,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+    assert process.returncode == expect, f"exit {process.returncode}\n{process.stdout}\n{process.stderr}"
+    return process
+
+
+def click_commands():
+    import typer
+
+    return typer.main.get_command(app).commands
+
+
+def test_commands_and_options_are_frozen():
+    found = {
+        name: {
+            option
+            for parameter in command.params
+            for option in (*parameter.opts, *parameter.secondary_opts)
+            if option.startswith("--")
+        }
+        - {"--help"}
+        for name, command in click_commands().items()
+    }
+    assert found.keys() == COMMANDS.keys()
+    for name, options in COMMANDS.items():
+        assert found[name] >= options, f"safetrove {name} lost {sorted(options - found[name])}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_an_example(name):
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0
+    assert "Example" in result.output and f"safetrove {name}" in result.output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_unknown_options_exit_with_2(name):
+    result = CliRunner().invoke(app, [name, "--no-such-option"])
+    assert result.exit_code == 2 and "--no-such-option" in result.output
+
+
+def test_an_unknown_command_exits_with_2():
+    assert "bake" in command_line("bake", expect=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "nowhere.yaml"), "nowhere.yaml: no such recipe"),
+        (("run", "recipes/sample.yaml", "--set", "tag.rate"), "--set tag.rate"),
+        (("rerun", "runs", "--stage", "ingest"), "either --failed or --rank"),
+        (("rerun", "runs", "--stage", "ingest", "--rank", "3-7"), "--rank 3-7"),
+        (("card", "diff", "one"), "card diff: give two run folders"),
+    ],
+)
+def test_wrong_arguments_exit_with_2_and_say_what_to_write(arguments, message):
+    process = command_line(*arguments, expect=2)
+    assert message in process.stderr and "Traceback" not in process.stderr
+
+
+def test_a_folder_that_is_no_run_exits_with_1(tmp_path):
+    process = command_line("status", tmp_path, expect=1)
+    assert f"{tmp_path}: not a run folder" in process.stderr and "Traceback" not in process.stderr
+
+
+def test_doctor_finds_nothing_missing():
+    assert "the demo will work here" in command_line("doctor").stdout
+
+
+SCORED = ["score", "probabilities", "category", "by"]
+
+
+def test_score_answers_each_line_in_order():
+    lines = [
+        '{"id": "b", "text": "The library opens at nine and closes at five."}',
+        "this is no json",
+        '{"id": "a", "text": "Knead the dough for ten minutes, then let it rise."}',
+        '["a", "list"]',
+        "",
+        '{"text": "A text without an id."}',
+    ]
+    process = command_line("score", text="\n".join(lines) + "\n", expect=1)
+    first, no_json, second, no_object, without_id = map(json.loads, process.stdout.splitlines())
+    assert [first["id"], second["id"]] == ["b", "a"]
+    assert list(first) == list(second) == ["id", *SCORED] and list(without_id) == SCORED
+    assert list(no_json) == ["error"] and "line 2: not JSON" in no_json["error"]
+    assert list(no_object) == ["error"] and "line 4: expected a JSON object" in no_object["error"]
+    for row in (first, second, without_id):
+        assert len(row["probabilities"]) == 6 and abs(sum(row["probabilities"]) - 1) < 1e-3
+        assert row["score"] == max(row["by"].values())
+        assert (row["category"] == "none") == (row["score"] == 0)
+
+
+@pytest.mark.parametrize("room", ["pipeline", "pretrain"])
+def test_a_room_that_is_shadowed_is_refused(tmp_path, room):
+    (tmp_path / room).mkdir()
+    (tmp_path / room / "__init__.py").write_text("raise SystemExit('the foreign package was imported')\n")
+    script = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; from safetrove.__main__ import main; main()"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script, "doctor"], capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+    assert process.returncode == 2
+    assert f"{tmp_path / room} shadows safetrove's own {ROOT / room}" in process.stderr
+    assert "take" in process.stderr and "off PYTHONPATH" in process.stderr

@@ -1,0 +1,93 @@
+"""Every recipe that ships is valid, survives being frozen, and its identity holds what decides the output."""
+
+import pytest
+import yaml
+
+from pipeline.recipe import dump_recipe as dump
+from pipeline.recipe import load_recipe, output_part, parse_recipe
+from pretrain.recipe import load_recipe as load_pretrain_recipe
+from tests.conftest import ROOT
+
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+PRETRAIN = [path for path in RECIPES if path.name.startswith("pretrain_")]
+CORPORA = [path for path in RECIPES if path not in PRETRAIN]
+corpora = pytest.mark.parametrize("path", CORPORA, ids=lambda path: path.stem)
+
+
+def plain(path, *overrides):
+    return load_recipe(path, list(overrides)).model_dump(mode="json")
+
+
+def test_there_are_recipes_of_both_kinds():
+    assert PRETRAIN and len(CORPORA) >= 3
+    assert not [p for p in (ROOT / "recipes").iterdir() if p.suffix != ".yaml"]
+
+
+@pytest.mark.parametrize("path", PRETRAIN, ids=lambda path: path.stem)
+def test_pretraining_recipes_load(path):
+    recipe = load_pretrain_recipe(path)
+    assert recipe.schedule().decay_updates == recipe.train_iters
+
+
+@corpora
+def test_corpus_recipes_load_and_find_their_files(path):
+    recipe = load_recipe(path)
+    for source in recipe.sources:
+        assert source.format == "hub" or source.path.startswith("/")
+    for suite in recipe.ingest.decontaminate:
+        assert (ROOT / "recipes" / suite.path).is_file()
+
+
+@corpora
+def test_a_frozen_recipe_is_the_same_recipe(path, tmp_path):
+    recipe = load_recipe(path)
+    assert parse_recipe(yaml.safe_load(dump(recipe)), "frozen", tmp_path) == recipe
+
+
+@corpora
+@pytest.mark.parametrize(
+    "override",
+    [
+        "execution.workers=7",
+        "output=elsewhere",
+        "sources.0.path=/elsewhere",
+        "synthesis.llm.url=http://127.0.0.1:9",
+        "synthesis.llm.concurrency=3",
+        "synthesis.llm.request_timeout_seconds=5",
+        "score.judge.llm.api_key_variable=KEY",
+    ],
+)
+def test_what_changes_no_output_is_no_part_of_the_identity(path, override):
+    if override.startswith("synthesis") and load_recipe(path).synthesis is None:
+        pytest.skip("this recipe asks no language model")
+    overrides = [override, *(["synthesis.llm.kind=endpoint"] if "url" in override else [])]
+    changed = plain(path, *overrides)
+    assert changed != plain(path)
+    assert output_part(changed) == output_part(plain(path))
+
+
+@corpora
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("seed=77", "seed"),
+        ("ingest.minimum_characters=91", "ingest.minimum_characters"),
+        ("ingest.maximum_characters=9000", "ingest.maximum_characters"),
+        ("ingest.decontamination_words=5", "ingest.decontamination_words"),
+        ("tag.rate=0.25", "tag.rate"),
+        ("tag.minimum_score=3", "tag.minimum_score"),
+        ("score.classifiers=[fasttext]", "score.classifiers"),
+        ("score.judge.llm.temperature=0.5", "score.judge.llm.temperature"),
+        ("tokenise.end_of_document=</s>", "tokenise.end_of_document"),
+        ("tokenise.weights={safe: 2.0}", "tokenise.weights.safe"),
+    ],
+)
+def test_what_decides_the_output_is_part_of_the_identity(path, override, key):
+    before, after = output_part(plain(path)), output_part(plain(path, override))
+    assert {k for k in before.keys() | after.keys() if before.get(k) != after.get(k)} - {"tokenise.weights"} == {key}
+
+
+def test_a_source_and_its_licence_are_part_of_the_identity_under_the_sources_name():
+    before = output_part(plain(ROOT / "recipes" / "sample.yaml"))
+    after = output_part(plain(ROOT / "recipes" / "sample.yaml", "sources.0.licence=MIT"))
+    assert (before["sources.sample.licence"], after["sources.sample.licence"]) == ("Apache-2.0", "MIT")
