@@ -22,7 +22,11 @@ from pipeline.stages.ingest import IngestStage
 from pipeline.stages.order import build_stages
 from rephrasers.embedded_writer import EMBEDDED_NAME
 
-SAMPLE, WARM_UP, EMPTY = 0, 1, 2  # shards: the sample; a few documents that load the models; what a shard costs by itself
+SAMPLE, WARM_UP, EMPTY = (
+    0,
+    1,
+    2,
+)  # shards: the sample; a few documents that load the models; what a shard costs by itself
 WARM_UP_DOCUMENTS = 3
 
 
@@ -106,7 +110,9 @@ def _measure(stage: Stage) -> Measured:
     shards = [WARM_UP, EMPTY, SAMPLE] if per_file else list(range(stage.shards))
     failed = run_local(stage, [(shard, {}) for shard in shards], lambda *_: None)
     if failed:
-        raise DataError(f"plan: stage {stage.name} fails on the sample: {read_failure(stage.run, stage.name, failed[0])}")
+        raise DataError(
+            f"plan: stage {stage.name} fails on the sample: {read_failure(stage.run, stage.name, failed[0])}"
+        )
     manifests = {shard: Manifest.read(stage.run.manifest(stage.name, shard)) for shard in shards}
     whole = [manifests[SAMPLE]] if per_file else list(manifests.values())
     sizes = [sum(file.bytes for file in manifest.outputs.values()) for manifest in whole]
