@@ -88,14 +88,14 @@ def _read_source(recipe: Recipe, source: Source, files: list[InputFile], run: Ru
         task = ShardTask(run, f"read-{source.name}", shard, {})
         reader = ReadPart(task, file, source, recipe.ingest.maximum_characters)
         size = file_bytes(file) or 0
-        started, whole = time.monotonic(), True
+        started, position = time.monotonic(), float(size)
         for document in reader.run():
             task.keep()
             documents.append(document)
             if reader.bytes_read(size) >= PART_BYTES or time.monotonic() - started > PART_SECONDS:
-                whole = False
+                position = min(size, reader.bytes_read(size))
                 break
-        consumed += size if whole else min(size, reader.bytes_read(size))
+        consumed += position
         rows += task.commit().rows.rows_in
     known = None if None in sizes else sum(size or 0 for size in sizes)
     return SourceSample(source.name, len(files), known, len(chosen), consumed, rows, documents)
