@@ -96,8 +96,8 @@ def main() -> None:
     """Prints one line a stage: median and spread of the ratio, and the medians of both sides."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of WARC or JSON-lines files; default: the sample pages")
-    parser.add_argument("--documents", type=int, default=4000, help="texts are repeated up to this number")
-    parser.add_argument("--embedding-documents", type=int, default=120)
+    parser.add_argument("--documents", type=int, default=6000, help="texts are repeated up to this number")
+    parser.add_argument("--embedding-documents", type=int, default=40)
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--repetitions", type=int, default=5)
     arguments = parser.parse_args()
@@ -116,9 +116,9 @@ def main() -> None:
         tag, tokenise = TagStage(recipe, unsafe, shards), TokeniseStage("safe", recipe, safe, shards)
         cases: list[tuple[Stage, int, Callable[[], None]]] = [
             (fasttext, arguments.documents, lambda: bare_score(fasttext, shards)),
-            (embedding, arguments.embedding_documents, lambda: bare_score(embedding, shards)),
             (tag, arguments.documents, lambda: bare_tag(tag, shards)),
             (tokenise, arguments.documents, lambda: bare_tokenise(tokenise, shards)),
+            (embedding, arguments.embedding_documents, lambda: bare_score(embedding, shards)),
         ]
         print(f"{len(texts)} texts, mean {sum(map(len, texts)) / len(texts):.0f} characters; {shards} shards")
         for stage, documents, bare in cases:
