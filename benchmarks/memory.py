@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of WARC or JSON-lines files; default: the sample pages")
     parser.add_argument("--documents", type=int, default=2000, help=f"N; the other shard holds {TIMES} N")
-    parser.add_argument("--embedding-documents", type=int, default=40)
+    parser.add_argument("--embedding-documents", type=int, default=60)
     parser.add_argument(
         "--child", nargs=2, metavar=("STAGE", "RUN"), help="run one stage and print this process's peak"
     )
