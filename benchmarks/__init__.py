@@ -1,0 +1,1 @@
+"""Measurements behind docs/performance.md: each is a command, `python -m benchmarks.NAME`."""
