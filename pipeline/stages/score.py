@@ -12,7 +12,7 @@ from datatrove.pipeline.base import PipelineStep
 from classifiers.ensemble import combine
 from classifiers.identity import embedding_identity, fasttext_identity
 from classifiers.judge import judge_messages, judge_sha256, parse_judge_answer
-from classifiers.never_train import never_train_reason
+from classifiers.never_train import LEAST_PROBABILITY, never_train_reason
 from classifiers.score import Score
 from pipeline.recipe import Recipe
 from pipeline.run_folder import RunFolder
@@ -177,7 +177,7 @@ class FinalScoreStage(Stage):
         super().__init__("score-final", recipe, run, shards)
 
     def settings(self) -> dict[str, Any]:
-        return {"classifiers": sorted(self.recipe.score.classifiers)}
+        return {"classifiers": sorted(self.recipe.score.classifiers), "never_train": LEAST_PROBABILITY}
 
     def inputs(self, shard: int) -> list[ShardRef]:
         return [("documents", shard), *((f"score-{name}", shard) for name in self.recipe.score.classifiers)]

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from pathlib import Path
 
 from datatrove.data import Document
 from datatrove.executor import LocalPipelineExecutor
@@ -20,8 +21,7 @@ class Emit(PipelineStep):
     def run(self, data=None, rank=0, world_size=1):
         if rank == self.raise_on:
             raise RuntimeError("this rank is broken")
-        with open(f"{self.folder}/{rank}.txt", "w") as file:
-            file.write(str(self.number))
+        Path(self.folder, f"{rank}.txt").write_text(str(self.number))
         self.stat_update("documents", value=2)
         yield Document(text="x", id=str(rank))
 
