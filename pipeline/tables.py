@@ -17,7 +17,7 @@ WRITE_ROWS = 1000
 WRITE_BYTES = 32 << 20
 
 # Arrow's own allocator keeps what was freed: peak memory grew with the shard (43, 67, 75 MiB for 2,000, 20,000, 60,000
-# short rows). The system's gives it back (8, 9, 10 MiB), and costs no time at these batch sizes.
+# short rows). The system's gives it back (8, 9, 10 MiB).
 pa.set_memory_pool(pa.system_memory_pool())
 
 
