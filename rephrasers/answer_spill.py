@@ -1,6 +1,6 @@
 """Documents and their answers on disk while a shard is asked, so that memory does not grow with the shard."""
 
-import pickle
+import json
 import shutil
 import threading
 from array import array
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from datatrove.data import Document
+
+from classifiers.errors import DataError
 
 _NO_ANSWER = -1
 
@@ -24,8 +26,8 @@ class AnswerSpill:
         # What a killed run left behind: its answers are in the request cache, its spill is of no use.
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        self._documents = (folder / "documents.pickle").open("w+b")
-        self._answers = (folder / "answers.pickle").open("w+b")
+        self._documents = (folder / "documents.jsonl").open("w+b")
+        self._answers = (folder / "answers.jsonl").open("w+b")
         self._offsets = array("q")
         self.answered = 0
         # Answers come from the event loop, documents that are not asked from the reader's thread.
@@ -40,8 +42,15 @@ class AnswerSpill:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(self, document: Document) -> int:
-        """Appends a document and returns its index."""
-        pickle.dump(document, self._documents)
+        """Appends a document and returns its index. Raises DataError for metadata that JSON cannot hold."""
+        try:
+            line = json.dumps({"id": document.id, "text": document.text, "metadata": document.metadata})
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"document {document.id}: its metadata cannot be kept while it is asked ({error}); "
+                "put only JSON values there before AskLLM"
+            ) from error
+        self._documents.write(line.encode() + b"\n")
         self._offsets.append(_NO_ANSWER)
         return len(self._offsets) - 1
 
@@ -52,7 +61,7 @@ class AnswerSpill:
                 raise ValueError(f"document number {index} was answered twice")
             self._answers.seek(0, 2)
             offset = self._answers.tell()
-            pickle.dump(answer, self._answers)
+            self._answers.write(json.dumps(answer).encode() + b"\n")
             self._offsets[index] = offset
             self.answered += 1
 
@@ -64,9 +73,9 @@ class AnswerSpill:
         self._documents.flush()
         self._documents.seek(0)
         for offset in self._offsets:
-            document = pickle.load(self._documents)
+            document = Document(**json.loads(self._documents.readline()))
             if offset == _NO_ANSWER:
                 yield document, None
             else:
                 self._answers.seek(offset)
-                yield document, pickle.load(self._answers)
+                yield document, json.loads(self._answers.readline())

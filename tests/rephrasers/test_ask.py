@@ -173,3 +173,14 @@ def test_cache_name_depends_on_model_revision_sampling_and_prompts():
     }
     assert len(names) == 6
     assert cache_name(base.model_copy(update={"concurrency": 3}), model, ["p"]) in names
+
+
+def test_metadata_that_json_cannot_hold_is_named(tmp_path):
+    with AnswerSpill(tmp_path / "spill") as spill:
+        with pytest.raises(DataError, match="document a: its metadata cannot be kept"):
+            spill.add(Document(text="x", id="a", metadata={"when": object()}))
+        assert spill.add(Document(text="x\ud800\n", id="b", metadata={"n": [1, None, "ü"]})) == 0
+        spill.put(0, {"text": "y"})
+        assert list(spill.read()) == [
+            (Document(text="x\ud800\n", id="b", metadata={"n": [1, None, "ü"]}), {"text": "y"})
+        ]
