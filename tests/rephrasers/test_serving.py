@@ -110,6 +110,7 @@ def wait_for_end(pid):
 
 CLIENT = """
 import sys, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # batch systems start commands with SIGINT ignored
 from pathlib import Path
 from rephrasers.servers import ServerSettings, process, serving
 import rephrasers.servers.open_servers as module
@@ -133,7 +134,7 @@ def test_the_server_dies_with_its_client(tmp_path, ending):
     server = int(client.stdout.readline())
     assert is_running(server)
     client.send_signal(ending)
-    client.wait()
+    client.wait(timeout=60)
     client.stdout.close()
     wait_for_end(server)
     assert client.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: -2}[ending]
