@@ -66,7 +66,9 @@ class ShardTask:
     def read(self, rows: int = 1) -> None:
         """Count rows taken in."""
         self.rows_in += rows
-        self.report(self.rows_in)
+
+    def _report_settled(self) -> None:
+        self.report(self.kept + self.dropped.total() + self.quarantined.total())
 
     def report(self, rows: int) -> None:
         """Show progress without counting anything (answers of a language model come long after the rows)."""
@@ -78,10 +80,12 @@ class ShardTask:
     def keep(self, rows: int = 1) -> None:
         """Count rows that were written to the stage's output."""
         self.kept += rows
+        self._report_settled()
 
     def drop(self, reason: str, rows: int = 1) -> None:
         """Count rows that the stage leaves out by rule."""
         self.dropped[reason] += rows
+        self._report_settled()
 
     def quarantine(self, document_id: str, reason: str, **fields: Any) -> None:
         """Record a row that could not be processed; `fields` are what a person needs to look into it."""
