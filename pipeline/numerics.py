@@ -1,8 +1,9 @@
-"""The numerics class of a machine: outputs are byte-identical within one class (design, section 3, rule 2)."""
+"""Provenance of an output: the numerics class of the machine, within which bytes are equal, and the code's commit."""
 
 import functools
 import importlib.metadata
 import platform
+import subprocess
 from pathlib import Path
 
 _LIBRARIES = (
@@ -27,6 +28,17 @@ def numerics_class() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "absent"
     return found
+
+
+@functools.cache
+def code_commit() -> str | None:
+    """The commit of the checkout that runs, or None outside a git checkout. Provenance only: never part of an identity."""
+    home = Path(__file__).resolve().parent.parent
+    try:
+        found = subprocess.run(["git", "-C", home, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None
 
 
 def _processor() -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from classifiers.errors import DataError, SafetroveError
 from pipeline.atomic_files import publish_file, temporary_path, write_json
 from pipeline.manifest import Manifest, OutputFile, Rows
-from pipeline.numerics import numerics_class
+from pipeline.numerics import code_commit, numerics_class
 from pipeline.run_folder import RunFolder
 
 Progress = Callable[[str, int, int], None]  # stage, shard, rows read so far
@@ -140,7 +140,7 @@ class ShardTask:
             seconds=round(time.monotonic() - self._started, 3),
             metrics=self.metrics,
             numerics=numerics_class(),
-            commit=None,
+            commit=code_commit(),
         )
         manifest.write(self.run.manifest(self.stage, self.shard))
         self.run.failure(self.stage, self.shard).unlink(missing_ok=True)

@@ -14,6 +14,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from classifiers.errors import IdentityError
+from pipeline.run import run_states
+from pipeline.run_folder import RunFolder
+from pipeline.stages.assignments import prompt_hashes
 from tests.end_to_end.runs import ROOT, command, kill_in_stage, results, safetrove, write_recipe, write_sources
 
 KINDS = {"rephrase": "rephrased", "refuse": "refusal", "moralise": "moral"}
@@ -124,6 +128,15 @@ def test_a_changed_prompt_model_or_share_is_refused(undisturbed, tmp_path):
             key.split(".")[-1] in refused.stderr and "->" in refused.stderr and value.strip("[]")[0] in refused.stderr
         )
     assert "nothing was left" in safetrove("run", recipe, "--output", whole).stdout
+
+
+def test_a_changed_prompt_file_is_refused(undisturbed, monkeypatch):
+    _, whole, _ = undisturbed
+    assert run_states(RunFolder(whole))
+    changed = {**prompt_hashes("refusal"), "refuse": "0" * 64}
+    monkeypatch.setattr("pipeline.stages.synthesis.prompt_hashes", lambda kind: changed)
+    with pytest.raises(IdentityError, match=r"(?s)refuse 00000.*settings\.prompts\.refuse: '[0-9a-f]+' -> '0+'"):
+        run_states(RunFolder(whole))
 
 
 @pytest.mark.parametrize("kind", KINDS.values())
