@@ -50,7 +50,6 @@ def demo(output: Annotated[Path, typer.Option(help="run folder")] = Path("runs/d
 def plan(recipe: Annotated[Path, typer.Argument(help="YAML file")], overrides: Set = []) -> None:  # noqa: B006
     """What a run will need: documents, tokens, CPU time and disk, measured on a sample of the input. Writes nothing."""
     from pipeline.plan import plan_run
-
     from pipeline.recipe import load_recipe
 
     print(plan_run(load_recipe(recipe, overrides)))
