@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.words import word_spans
+from rephrasers.harmfulness_tag import HARMFULNESS_TAG
 from rephrasers.keyed_draws import keyed_uniforms
-
-HARMFULNESS_TAG = "<potentially_unsafe_content>"
 
 
 def tag_slots(number_of_words: int, document_id: str, rate: float, seed: int, min_tags: int = 0) -> list[int]:

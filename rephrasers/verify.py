@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rephrasers.checks import phrases, wording
+from rephrasers.harmfulness_tag import HARMFULNESS_TAG
 from rephrasers.language import identify_language
 from rephrasers.prompt_files import holds_control_tokens
 from rephrasers.refuse import Turn, parse_dialogue
@@ -38,7 +39,6 @@ MOST_UNSAFE_TEXT = 1
 MOST_UNSAFE_USER_TURN = 3
 # An identification below this is no evidence.
 LEAST_LANGUAGE_PROBABILITY = 0.5
-HARMFULNESS_TAG = "<potentially_unsafe_content>"
 
 
 @dataclass(frozen=True)

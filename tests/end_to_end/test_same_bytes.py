@@ -39,8 +39,9 @@ def test_kill_in_the_middle_of_a_stage(undisturbed, tmp_path, stage):
         shutil.rmtree(run / "manifests" / name)
         shutil.rmtree(run / "logs" / name)
     kill_in_stage(run, stage, "run", recipe, "--output", run, "--stage", stage)
-    done = len(list((run / "manifests" / stage).glob("*.json"))) if (run / "manifests" / stage).is_dir() else 0
-    assert not (run / "manifests" / stage).is_dir() or done <= 7
+    shards = len(list((one / "manifests" / stage).glob("*.json")))
+    if shards > 1:  # killed before the stage was finished; a stage of one shard may have ended in the same moment
+        assert len(list((run / "manifests" / stage).glob("*.json"))) < shards
     safetrove("run", recipe, "--output", run)
     assert results(run) == results(one)
     assert not list(run.rglob("*.partial"))
