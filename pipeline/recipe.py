@@ -68,6 +68,12 @@ class Embedding(_Section):
     encoder: str = Field("embedded:all-MiniLM-L6-v2", description="embedded:NAME, a local folder, or a Hub id")
     head: str | None = Field(None, description="safetensors file of the heads; null: those that ship with safetrove")
     threads: int = Field(1, ge=1, description="torch threads of a worker; fixed, because it decides the last bits")
+    precision: Literal["float32", "bfloat16", "int8"] = Field(
+        "float32", description="of the encoder's matrix products; docs/performance.md says what each costs and changes"
+    )
+    keep_embeddings: bool = Field(
+        False, description="keep the chunk vectors (fp16), so that another head scores the corpus without the encoder"
+    )
 
 
 class JudgeServer(ServerSettings):

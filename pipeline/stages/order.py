@@ -7,6 +7,7 @@ from pipeline.run_folder import RunFolder
 from pipeline.stage import Stage
 from pipeline.stages.card import CardCountsStage, ReportStage
 from pipeline.stages.dedup import DedupFindStage, DocumentsStage
+from pipeline.stages.embed import EmbedStage
 from pipeline.stages.ingest import IngestStage
 from pipeline.stages.score import ClassifierStage, FinalScoreStage, JudgeStage
 from pipeline.stages.synthesis import DraftStage
@@ -23,10 +24,12 @@ def build_stages(recipe: Recipe, run: RunFolder, files: list[InputFile]) -> list
         JudgeStage(recipe, run, n) if name == "judge" else ClassifierStage(name, recipe, run, n)
         for name in recipe.score.classifiers
     ]
+    keeps = "embedding" in recipe.score.classifiers and recipe.score.embedding.keep_embeddings
     return [
         IngestStage(recipe, run, files),
         DedupFindStage(recipe, run, n),
         DocumentsStage(recipe, run, n),
+        *([EmbedStage(recipe, run, n)] if keeps else []),
         *classifiers,
         FinalScoreStage(recipe, run, n),
         *(DraftStage(kind, recipe, run, n) for kind in kinds),

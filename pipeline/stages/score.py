@@ -11,6 +11,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from classifiers.ensemble import combine
 from classifiers.identity import embedding_identity, fasttext_identity
+from classifiers.kept_embeddings import KeptEmbeddingsClassifier
 from classifiers.judge import judge_messages, judge_sha256, parse_judge_answer
 from classifiers.never_train import LEAST_PROBABILITY, never_train_reason
 from classifiers.score import Score
@@ -19,6 +20,7 @@ from pipeline.run_folder import RunFolder
 from pipeline.shard_task import ShardTask
 from pipeline.stage import ShardRef, Stage
 from pipeline.stages.dedup import document_table
+from pipeline.stages.embed import ScoreKeptEmbeddings, kept_embeddings_table
 from pipeline.stages.language_model import LanguageModelStage, output_settings
 from pipeline.tables import ReadShard, WriteShard
 from rephrasers.servers.settings import ServerSettings
@@ -61,6 +63,8 @@ def score_of_row(row: dict[str, Any]) -> Score | None:
 class ClassifierStage(Stage):
     """Scores every document with one classifier, in its own sidecar."""
 
+    version = 2  # embedding: vectors are rounded to fp16, each chunk is encoded by itself
+
     def __init__(self, classifier: str, recipe: Recipe, run: RunFolder, shards: int):
         super().__init__(f"score-{classifier}", recipe, run, shards)
         self.classifier = classifier
@@ -69,10 +73,19 @@ class ClassifierStage(Stage):
         if self.classifier == "fasttext":
             return fasttext_identity(_optional_path(self.recipe.score.fasttext.weights))
         settings = self.recipe.score.embedding
-        return {**embedding_identity(settings.encoder, _optional_path(settings.head)), "threads": settings.threads}
+        identity = embedding_identity(settings.encoder, _optional_path(settings.head))
+        if self.reads_kept_embeddings:  # how they were made is in the identity of the stage embed
+            return {**identity, "keep_embeddings": True}
+        return {**identity, "threads": settings.threads, "precision": settings.precision}
+
+    @property
+    def reads_kept_embeddings(self) -> bool:
+        """Whether this stage scores the vectors that the stage `embed` kept, and not the texts."""
+        return self.classifier == "embedding" and self.recipe.score.embedding.keep_embeddings
 
     def inputs(self, shard: int) -> list[ShardRef]:
-        return [("documents", shard)]
+        kept = [("embed", shard)] if self.reads_kept_embeddings else []
+        return [("documents", shard), *kept]
 
     def main_input(self, shard: int) -> str:
         return self.run.relative(document_table(self.run, shard))
@@ -83,18 +96,20 @@ class ClassifierStage(Stage):
         def row(document: Document) -> dict[str, Any]:
             return score_row(document.id, document.metadata["safety"][self.classifier])
 
-        return [
-            ReadShard(task, document_table(self.run, task.shard)),
-            ScoreSafety(self.load, self.classifier),
-            WriteShard(task, score_table(self.run, self.classifier, task.shard), SCORE_SCHEMA, row),
-        ]
+        documents = document_table(self.run, task.shard)
+        read, score = [ReadShard(task, documents), ScoreSafety(self.load, self.classifier)]
+        if self.reads_kept_embeddings:
+            kept = KeptEmbeddingsClassifier(_optional_path(self.recipe.score.embedding.head))
+            read = ReadShard(task, documents, {"embed": kept_embeddings_table(self.recipe, self.run, task.shard)})
+            score = ScoreKeptEmbeddings(kept.score, "embed", self.classifier)
+        return [read, score, WriteShard(task, score_table(self.run, self.classifier, task.shard), SCORE_SCHEMA, row)]
 
     def load(self) -> Any:
-        """The classifier; called in the worker, which keeps it for its next shards."""
+        """The classifier of texts; called in the worker, which keeps it for its next shards."""
         if self.classifier == "fasttext":
             return _fasttext(_optional_path(self.recipe.score.fasttext.weights))
         settings = self.recipe.score.embedding
-        return _embedding(settings.encoder, _optional_path(settings.head), settings.threads)
+        return _embedding(settings.encoder, _optional_path(settings.head), settings.threads, settings.precision)
 
 
 @functools.lru_cache(maxsize=1)
@@ -105,10 +120,10 @@ def _fasttext(weights: Path | None) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _embedding(encoder: str, head: Path | None, threads: int) -> Any:
+def _embedding(encoder: str, head: Path | None, threads: int, precision: str) -> Any:
     from classifiers.embedding import EmbeddingClassifier
 
-    return EmbeddingClassifier.load(encoder, head, threads)
+    return EmbeddingClassifier.load(encoder, head, threads, precision)
 
 
 def ensemble_levels(stages: "list[ClassifierStage]", texts: list[str]) -> list[int]:
