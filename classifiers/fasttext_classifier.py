@@ -25,8 +25,9 @@ MOST_WORD_CHARACTERS = 64  # longer "words" are data; fastText's reader has no b
 CHUNK_WORDS = 300  # the length of the longest training texts
 MOST_CHUNKS = 1_000
 
-_PUNCTUATION = re.compile(r"([^\w\s'])")
+_WORD = re.compile(r"[\w']+|[^\w\s']")
 _DIGIT = re.compile(r"\d")
+_ASCII_DIGITS_AS_0 = str.maketrans("123456789", "000000000")
 _PACKAGES = ("fasttext-numpy2-wheel", "fasttext-community", "fasttext-numpy2", "fasttext-predict")
 
 
@@ -44,8 +45,12 @@ def binding() -> Any:
 def words_of(text: str) -> list[str]:
     """What fastText reads: masked, lower case, digits as 0, punctuation apart, no line ends, no NUL, no surrogates."""
     text = encodable(bounded_text(text, MOST_CHARACTERS))
-    text = _PUNCTUATION.sub(r" \1 ", _DIGIT.sub("0", mask_identifiers(text).lower()))
-    return [word[:MOST_WORD_CHARACTERS] for word in text.split()]
+    text = mask_identifiers(text).lower()
+    text = text.translate(_ASCII_DIGITS_AS_0) if text.isascii() else _DIGIT.sub("0", text)
+    words: list[str] = _WORD.findall(text)
+    if max(map(len, words), default=0) > MOST_WORD_CHARACTERS:
+        return [word[:MOST_WORD_CHARACTERS] for word in words]
+    return words
 
 
 def _load_model(path: Path, labels: tuple[str, ...]) -> Any:
@@ -67,13 +72,17 @@ def _load_model(path: Path, labels: tuple[str, ...]) -> Any:
 def _probabilities(model: Any, lines: list[str], labels: tuple[str, ...]) -> np.ndarray:
     """[lines, labels]; 0 for labels that the model never saw. The caller's lines hold no line end."""
     column = {label: index for index, label in enumerate(labels)}
-    probabilities = np.zeros((len(lines), len(labels)))
-    for row, line in enumerate(lines):
+    predict, number = model.f.predict, len(labels)
+    rows = []
+    for line in lines:
+        row = [0.0] * number
         # The binding's own `predict` fails under numpy 2 for one text; its C++ object answers with plain pairs.
-        for probability, label in model.f.predict(line + "\n", len(labels), 0.0, "strict"):
-            probabilities[row, column[label]] = probability
-        if probabilities[row].sum() == 0.0:  # no known word, not even the end of line: fastText says nothing
-            probabilities[row] = _probabilities(model, [""], labels)[0] if line else 1.0
+        for probability, label in predict(line + "\n", number, 0.0, "strict"):
+            row[column[label]] = probability
+        if not any(row):  # no known word, not even the end of line: fastText says nothing
+            row = _probabilities(model, [""], labels)[0].tolist() if line else [1.0] * number
+        rows.append(row)
+    probabilities = np.array(rows)
     return probabilities / probabilities.sum(axis=1, keepdims=True)
 
 

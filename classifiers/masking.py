@@ -14,6 +14,10 @@ _BARE_DOMAIN = re.compile(
 _HANDLE = re.compile(r"(?<![\w@])@\w[\w.-]{0,63}|(?<![\w/])/?u/[\w-]{2,63}\b")
 _PHONE = re.compile(r"(?<![\w.])(?:\+|\(\+?)?\d[\d\s().\-/]{6,22}\d(?!\w)")
 
+# What a text needs to hold to match at all: found many times faster than that the full patterns match nowhere.
+_NEEDED_BY_BARE_DOMAIN = re.compile(r"\.(?:com|org|net|edu|gov|info|io|co|de|uk|fr|ly|me)\b", re.IGNORECASE)
+_NEEDED_BY_PHONE = re.compile(r"\d[\d\s().\-/]{6,22}\d")
+
 URL_WORD, EMAIL_WORD, HANDLE_WORD, PHONE_WORD = "maskedurl", "maskedemail", "maskedhandle", "maskedphone"
 MASK_WORDS = (URL_WORD, EMAIL_WORD, HANDLE_WORD, PHONE_WORD)
 
@@ -27,8 +31,13 @@ def _mask_phone(match: re.Match[str]) -> str:
 
 def mask_identifiers(text: str) -> str:
     """The text with every handle, URL, e-mail address and telephone number replaced by its mask word. Linear in the text."""
-    text = _URL.sub(URL_WORD, text)
-    text = _EMAIL.sub(EMAIL_WORD, text)
-    text = _BARE_DOMAIN.sub(URL_WORD, text)
-    text = _HANDLE.sub(HANDLE_WORD, text)
-    return _PHONE.sub(_mask_phone, text)
+    lower = text.lower()
+    if "://" in lower or "www." in lower:
+        text = _URL.sub(URL_WORD, text)
+    if "@" in lower or "(at)" in lower or "[at]" in lower:
+        text = _EMAIL.sub(EMAIL_WORD, text)
+    if _NEEDED_BY_BARE_DOMAIN.search(text):
+        text = _BARE_DOMAIN.sub(URL_WORD, text)
+    if "@" in text or "u/" in text:
+        text = _HANDLE.sub(HANDLE_WORD, text)
+    return _PHONE.sub(_mask_phone, text) if _NEEDED_BY_PHONE.search(text) else text
