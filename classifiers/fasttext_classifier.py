@@ -24,6 +24,7 @@ MOST_CHARACTERS = 2_000_000  # of one document; a longer one is sampled evenly
 MOST_WORD_CHARACTERS = 64  # longer "words" are data; fastText's reader has no bound of its own
 CHUNK_WORDS = 300  # the length of the longest training texts
 MOST_CHUNKS = 1_000
+_CLEARLY_SAFE = 1e-3  # lead of level 0 in a chunk; rounding of what is stored cannot turn it round
 
 _WORD = re.compile(r"[\w']+|[^\w\s']")
 _DIGIT = re.compile(r"\d")
@@ -112,6 +113,8 @@ class FastTextClassifier:
             return score_from_chunks(certain, np.zeros((1, len(UNSAFE_CATEGORY_NAMES))))
         lines = [" ".join(words[start:end]) for start, end in balanced_spans(len(words), CHUNK_WORDS, MOST_CHUNKS)]
         levels = _probabilities(self._level_model, lines, LEVEL_LABELS)
+        if (levels[:, 0] - levels[:, 1:].max(axis=1) > _CLEARLY_SAFE).all():  # level 0 has no category: nothing to ask
+            return score_from_chunks(levels, np.zeros((len(lines), len(CATEGORY_LABELS))))
         return score_from_chunks(levels, _probabilities(self._category_model, lines, CATEGORY_LABELS))
 
     def fingerprint(self) -> dict[str, Any]:
