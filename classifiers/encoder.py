@@ -87,9 +87,7 @@ class Encoder:
     cannot depend on its neighbours, in any precision.
     """
 
-    def __init__(
-        self, encoder: str = EMBEDDED_ENCODER, threads: int = 1, precision: str = DEFAULT_PRECISION
-    ) -> None:
+    def __init__(self, encoder: str = EMBEDDED_ENCODER, threads: int = 1, precision: str = DEFAULT_PRECISION) -> None:
         """`encoder`: the embedded one, a local folder, or a Hub id; `precision`: of its linear layers, "float32",
         "bfloat16" or "int8". Raises ModelError, ValueError for `threads` < 1."""
         if threads < 1:

@@ -11,8 +11,8 @@ from datatrove.pipeline.base import PipelineStep
 
 from classifiers.ensemble import combine
 from classifiers.identity import embedding_identity, fasttext_identity
-from classifiers.kept_embeddings import KeptEmbeddingsClassifier
 from classifiers.judge import judge_messages, judge_sha256, parse_judge_answer
+from classifiers.kept_embeddings import KeptEmbeddingsClassifier
 from classifiers.never_train import LEAST_PROBABILITY, never_train_reason
 from classifiers.score import Score
 from pipeline.recipe import Recipe
