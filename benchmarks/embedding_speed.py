@@ -22,8 +22,7 @@ from benchmarks.corpora import read_texts
 from classifiers.chunks import balanced_spans
 from classifiers.embedding import SHIPPED_HEAD, EmbeddingHeads
 from classifiers.encoder import Embeddings, Encoder, embedded_encoder_folder
-
-PRECISIONS = ("float32", "bfloat16", "int8")
+from classifiers.reduced_precision import PRECISIONS
 
 
 @dataclass(frozen=True)

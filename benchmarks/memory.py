@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.corpora import benchmark_recipe, read_texts, write_corpus
+from pipeline.executors.freed_memory import return_freed_memory
 from pipeline.executors.shard_run import run_shard
 from pipeline.run_folder import RunFolder
 from pipeline.stage import Stage
@@ -61,17 +62,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of WARC or JSON-lines files; default: the sample pages")
     parser.add_argument("--documents", type=int, default=2000, help=f"N; the other shard holds {TIMES} N")
     parser.add_argument("--embedding-documents", type=int, default=60)
+    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
     parser.add_argument(
         "--child", nargs=2, metavar=("STAGE", "RUN"), help="run one stage and print this process's peak"
     )
     arguments = parser.parse_args()
     if arguments.child:
+        return_freed_memory()  # as in a worker
         run_shard(make_stage(arguments.child[0], RunFolder(Path(arguments.child[1]))), 0, {})
         print(peak_mebibytes())
         return
     with tempfile.TemporaryDirectory(prefix="safetrove-benchmark-") as name:
         texts = read_texts(arguments.data, Path(name) / "ingest")
-        for stage in STAGES:
+        for stage in arguments.stages:
             few = arguments.embedding_documents if stage == "score-embedding" else arguments.documents
             small, large = (measure(stage, Path(name), texts, n) for n in (few, TIMES * few))
             print(

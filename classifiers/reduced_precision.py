@@ -1,10 +1,13 @@
 """Linear layers of an encoder in bfloat16 or int8 on CPU; everything between them stays float32."""
 
+import warnings
+
 import torch
 from torch import nn
 
 from classifiers.errors import ModelError
 
+PRECISIONS = ("float32", "bfloat16", "int8")
 _INT8_STEPS = 255.0
 
 
@@ -33,7 +36,11 @@ class Int8Linear(nn.Module):
         scale_o = (weight_oi.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
         int8_oi = torch.round(weight_oi / scale_o[:, None]).clamp(-127, 127).to(torch.int8)
         zeros_o = torch.zeros(len(scale_o), dtype=torch.long)
-        quantized_oi = torch._make_per_channel_quantized_tensor(int8_oi, scale_o.double(), zeros_o, 0)
+        with (
+            warnings.catch_warnings()
+        ):  # torch means to drop quantized tensors; what replaces them has no CPU kernel yet
+            warnings.simplefilter("ignore", UserWarning)
+            quantized_oi = torch._make_per_channel_quantized_tensor(int8_oi, scale_o.double(), zeros_o, 0)
         self._packed = torch.ops.quantized.linear_prepack(quantized_oi, None)
         self.row_sum_o = int8_oi.float().sum(1) * scale_o
         self.bias_o = torch.zeros_like(scale_o) if linear.bias is None else linear.bias.detach().float()
@@ -51,18 +58,24 @@ class Int8Linear(nn.Module):
 def reduce_precision(model: nn.Module, precision: str) -> None:
     """Replace every linear layer of the model, in place. `precision`: "float32" (nothing), "bfloat16" or "int8".
 
-    Raises ModelError for int8 on a processor without the instructions that it is exact and fast with.
+    Raises ValueError for another precision, ModelError for int8 on a processor that lacks the instructions for it.
     """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
     if precision == "float32":
         return
-    if precision == "int8":
-        if not torch.cpu._is_vnni_supported():
-            raise ModelError(
-                "precision int8 needs a processor with AVX-512 VNNI; set score.embedding.precision to float32"
-            )
-        torch.backends.quantized.engine = "x86"
+    if precision == "int8" and not torch.cpu._is_vnni_supported():
+        raise ModelError(
+            "precision int8 needs a processor with AVX-512 VNNI (without it sums saturate); "
+            "set score.embedding.precision to float32 or bfloat16"
+        )
     replacement = BFloat16Linear if precision == "bfloat16" else Int8Linear
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if type(child) is nn.Linear:
-                setattr(parent, name, replacement(child))
+    engine = torch.backends.quantized.engine
+    try:
+        torch.backends.quantized.engine = "fbgemm" if precision == "int8" else engine
+        for parent in list(model.modules()):
+            for name, child in parent.named_children():
+                if type(child) is nn.Linear:
+                    setattr(parent, name, replacement(child))
+    finally:
+        torch.backends.quantized.engine = engine

@@ -8,6 +8,8 @@ import os
 
 import pipeline.executors.shard_run  # noqa: F401
 from pipeline.executors.die_with_parent import die_with_parent
+from pipeline.executors.freed_memory import return_freed_memory
 
 FORK_SERVER_PID = os.getpid()
 die_with_parent()
+return_freed_memory()  # workers are forks of this process: the setting is theirs too
