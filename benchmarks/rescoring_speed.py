@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.corpora import benchmark_recipe, read_texts, write_corpus
-from classifiers.kept_embeddings import encoder_of_head, pack_vectors
+from classifiers.embedding import SHIPPED_HEAD, read_head_facts
+from classifiers.kept_embeddings import pack_vectors
 from pipeline.executors.shard_run import run_shard
 from pipeline.recipe import Recipe
 from pipeline.run_folder import RunFolder
@@ -33,7 +34,7 @@ def keeping_recipe() -> Recipe:
 
 def write_embeddings(recipe: Recipe, run: RunFolder, chunks: int) -> None:
     """A sidecar of `chunks` random vectors for each document of shard 0."""
-    random, size = np.random.default_rng(0), encoder_of_head(None)[1]
+    random, size = np.random.default_rng(0), read_head_facts(SHIPPED_HEAD).size
     path = kept_embeddings_table(recipe, run, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
     ids = pq.read_table(document_table(run, 0), columns=["id"]).column("id").to_pylist()

@@ -1,12 +1,15 @@
 """Linear heads on a text encoder: level, category, and one output for each never-train category."""
 
 import hashlib
+import json
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from classifiers.decision import MEDIAN, Decision
 from classifiers.encoder import DEFAULT_PRECISION, EMBEDDED_ENCODER, Embeddings, Encoder
 from classifiers.errors import ModelError
 from classifiers.rubric import LEVELS, NEVER_TRAIN_CATEGORIES, UNSAFE_CATEGORY_NAMES
@@ -51,12 +54,41 @@ def read_head(path: Path, encoder_sha256: str, size: int) -> dict[str, np.ndarra
     return {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
 
 
+@dataclass(frozen=True)
+class HeadFacts:
+    """What a head's file says of itself: sha256 and vector size of the encoder that it was trained on, the adapter of that
+    encoder (a file beside it) or None, and how a level is decided from its probabilities."""
+
+    encoder_sha256: str
+    size: int
+    adapter: Path | None
+    decision: Decision
+
+
+def read_head_facts(path: Path) -> HeadFacts:
+    """From the head's file alone. Raises ModelError where it is missing or does not say."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ModelError(f"{path}: no such head; give the file in the recipe, or train one")
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            size = int(file.get_slice("level.weight").get_shape()[1])
+        adapter = path.parent / metadata["adapter"] if "adapter" in metadata else None
+        decision = Decision(tuple(json.loads(metadata["thresholds"]))) if "thresholds" in metadata else MEDIAN
+        return HeadFacts(str(metadata["encoder_sha256"]), size, adapter, decision)
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise ModelError(f"{path}: does not say which encoder it was trained on ({error}); train it again") from error
+
+
 class EmbeddingHeads:
     """The linear heads on vectors of one encoder."""
 
     def __init__(self, head_file: Path, encoder_sha256: str, size: int) -> None:
         """Raises ModelError as `read_head` does."""
         self._head = read_head(head_file, encoder_sha256, size)
+        self._decision = read_head_facts(head_file).decision
 
     def score(self, embeddings: Embeddings) -> list[Score]:
         """One score for each document that has a chunk, in order. Vectors are rounded to fp16 first: that is how they
@@ -67,7 +99,7 @@ class EmbeddingHeads:
         never_train = sigmoid(self._logits("never_train", vectors))
         starts = np.flatnonzero(np.diff(embeddings.document, prepend=-1)).tolist()
         parts = zip(starts, [*starts[1:], len(embeddings.document)], strict=True) if starts else []
-        return [score_from_chunks(levels[a:b], categories[a:b], never_train[a:b]) for a, b in parts]
+        return [score_from_chunks(levels[a:b], categories[a:b], never_train[a:b], self._decision) for a, b in parts]
 
     def _logits(self, name: str, vectors: np.ndarray) -> np.ndarray:
         return vectors @ self._head[f"{name}.weight"].T + self._head[f"{name}.bias"]
@@ -99,7 +131,8 @@ class EmbeddingClassifier:
             raise ModelError(
                 f"encoder {encoder!r} has no shipped head; train one with `python -m classifiers.training.train`"
             )
-        return cls(Encoder(encoder, threads, precision), SHIPPED_HEAD if head is None else Path(head))
+        head = SHIPPED_HEAD if head is None else Path(head)
+        return cls(Encoder(encoder, threads, precision, read_head_facts(head).adapter), head)
 
     def embed(self, texts: list[str]) -> Embeddings:
         """The chunk embeddings that the heads read."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from classifiers.adapter import adapted_sha256, merge_adapter, read_adapter
 from classifiers.chunks import balanced_spans, bounded_text, encodable
 from classifiers.errors import ModelError
 
@@ -87,9 +88,18 @@ class Encoder:
     cannot depend on its neighbours, in any precision.
     """
 
-    def __init__(self, encoder: str = EMBEDDED_ENCODER, threads: int = 1, precision: str = DEFAULT_PRECISION) -> None:
+    def __init__(
+        self,
+        encoder: str = EMBEDDED_ENCODER,
+        threads: int = 1,
+        precision: str = DEFAULT_PRECISION,
+        adapter: Path | None = None,
+    ) -> None:
         """`encoder`: the embedded one, a local folder, or a Hub id; `precision`: of its linear layers, "float32",
-        "bfloat16" or "int8". Raises ModelError, ValueError for `threads` < 1."""
+        "bfloat16" or "int8"; `adapter`: a file of low-rank updates, merged into the weights.
+
+        Raises ModelError, ValueError for `threads` < 1.
+        """
         if threads < 1:
             raise ValueError(f"threads {threads}: expected at least 1")
         import torch
@@ -108,6 +118,9 @@ class Encoder:
         self.window: int = min(positions, self._tokenizer.model_max_length, LONGEST_WINDOW)
         self.size: int = self._model.config.hidden_size
         self.weights_sha256 = _EMBEDDED_SHA256 if embedded else _state_sha256(self._model)
+        if adapter is not None:
+            merge_adapter(self._model, read_adapter(adapter, self.weights_sha256), adapter)
+            self.weights_sha256 = adapted_sha256(self.weights_sha256, adapter)
         reduce_precision(self._model, precision)
 
     def embed(self, texts: list[str]) -> Embeddings:
@@ -124,6 +137,24 @@ class Encoder:
             for index, chunk in enumerate(chunks):
                 vectors[index] = self._embed_chunk(chunk)
         return Embeddings(vectors, np.array(document, dtype=np.int64))
+
+    @property
+    def model(self) -> Any:
+        """The transformers model, for fine-tuning."""
+        return self._model
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills a batch up."""
+        return int(self._tokenizer.pad_token_id or 0)
+
+    def first_windows(self, texts: list[str], longest: int) -> list[list[int]]:
+        """Token ids of the beginning of each text, with the special ones, at most `longest` and the window."""
+        first, last = self._special_ids
+        room = min(longest, self.window) - len(first) - len(last)
+        texts = [encodable(bounded_text(text, MOST_CHARACTERS)) for text in texts]
+        found = self._tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        return [first + ids[:room] + last for ids in found]
 
     def _windows(self, text: str) -> list[list[int]]:
         text = encodable(bounded_text(text, MOST_CHARACTERS))

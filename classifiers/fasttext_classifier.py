@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from classifiers.chunks import balanced_spans, bounded_text, encodable
+from classifiers.decision import DECISION_FILE, read_decision
 from classifiers.errors import DependencyError, ModelError
 from classifiers.masking import mask_identifiers
 from classifiers.rubric import LEVELS, UNSAFE_CATEGORY_NAMES
@@ -24,7 +25,6 @@ MOST_CHARACTERS = 2_000_000  # of one document; a longer one is sampled evenly
 MOST_WORD_CHARACTERS = 64  # longer "words" are data; fastText's reader has no bound of its own
 CHUNK_WORDS = 300  # the length of the longest training texts
 MOST_CHUNKS = 1_000
-_CLEARLY_SAFE = 1e-3  # lead of level 0 in a chunk; rounding of what is stored cannot turn it round
 
 _WORD = re.compile(r"[\w']+|[^\w\s']")
 _DIGIT = re.compile(r"\d")
@@ -96,10 +96,11 @@ class FastTextClassifier:
         self._folder = folder
         self._level_model = _load_model(folder / LEVEL_FILE, LEVEL_LABELS)
         self._category_model = _load_model(folder / CATEGORY_FILE, CATEGORY_LABELS)
+        self._decision = read_decision(folder)
 
     @classmethod
     def load(cls, path: Path | None = None) -> "FastTextClassifier":
-        """From a folder with `level.ftz` and `category.ftz`; None is the shipped one. Raises ModelError, DependencyError."""
+        """From a folder with `level.ftz`, `category.ftz` and `decision.json`; None is the shipped one. Raises ModelError, DependencyError."""
         return cls(SHIPPED_WEIGHTS if path is None else Path(path))
 
     def score(self, texts: list[str]) -> list[Score]:
@@ -113,9 +114,11 @@ class FastTextClassifier:
             return score_from_chunks(certain, np.zeros((1, len(UNSAFE_CATEGORY_NAMES))))
         lines = [" ".join(words[start:end]) for start, end in balanced_spans(len(words), CHUNK_WORDS, MOST_CHUNKS)]
         levels = _probabilities(self._level_model, lines, LEVEL_LABELS)
-        if (levels[:, 0] - levels[:, 1:].max(axis=1) > _CLEARLY_SAFE).all():  # level 0 has no category: nothing to ask
-            return score_from_chunks(levels, np.zeros((len(lines), len(CATEGORY_LABELS))))
-        return score_from_chunks(levels, _probabilities(self._category_model, lines, CATEGORY_LABELS))
+        score = score_from_chunks(levels, np.zeros((len(lines), len(CATEGORY_LABELS))), decision=self._decision)
+        if score.score == 0:  # level 0 has no category: nothing to ask
+            return score
+        categories = _probabilities(self._category_model, lines, CATEGORY_LABELS)
+        return score_from_chunks(levels, categories, decision=self._decision)
 
     def fingerprint(self) -> dict[str, Any]:
         """What the scores depend on: name, sha256 of each weight file, the binding's version."""
@@ -123,7 +126,7 @@ class FastTextClassifier:
             "name": self.name,
             "sha256": {
                 name: hashlib.sha256((self._folder / name).read_bytes()).hexdigest()
-                for name in (LEVEL_FILE, CATEGORY_FILE)
+                for name in (LEVEL_FILE, CATEGORY_FILE, DECISION_FILE)
             },
             "versions": _binding_versions(),
         }

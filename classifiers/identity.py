@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from classifiers.decision import DECISION_FILE
 from classifiers.embedding import SHIPPED_HEAD
 from classifiers.errors import ModelError
 from classifiers.fasttext_classifier import CATEGORY_FILE, LEVEL_FILE, SHIPPED_WEIGHTS
@@ -13,7 +14,7 @@ from classifiers.rubric import rubric_sha256
 def fasttext_identity(folder: Path | None) -> dict[str, Any]:
     """Hashes of the fastText weights (None: the shipped ones) and of the rubric. Raises ModelError where one is missing."""
     folder = SHIPPED_WEIGHTS if folder is None else folder
-    files = {name: _sha256(folder / name) for name in (LEVEL_FILE, CATEGORY_FILE)}
+    files = {name: _sha256(folder / name) for name in (LEVEL_FILE, CATEGORY_FILE, DECISION_FILE)}
     return {"weights": files, "rubric": rubric_sha256()}
 
 

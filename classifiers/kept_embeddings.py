@@ -6,30 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from classifiers.embedding import SHIPPED_HEAD, EmbeddingHeads, empty_score
+from classifiers.embedding import SHIPPED_HEAD, EmbeddingHeads, empty_score, read_head_facts
 from classifiers.encoder import Embeddings
-from classifiers.errors import DataError, ModelError
+from classifiers.errors import DataError
 from classifiers.score import Score
 
 _STORED = np.dtype("<f2")
-
-
-def encoder_of_head(head: Path | None) -> tuple[str, int]:
-    """(sha256 of the encoder's weights, size of its vectors) that a head (None: the shipped one) was trained on.
-
-    Read from the head's file alone. Raises ModelError where it is missing or does not say.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    path = SHIPPED_HEAD if head is None else head
-    if not path.is_file():
-        raise ModelError(f"{path}: no such head; give the file in the recipe, or train one")
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
-            return str(metadata["encoder_sha256"]), int(file.get_slice("level.weight").get_shape()[1])
-    except (SafetensorError, KeyError) as error:
-        raise ModelError(f"{path}: does not say which encoder it was trained on ({error}); train it again") from error
 
 
 def pack_vectors(vectors: np.ndarray) -> bytes:
@@ -53,8 +35,9 @@ class KeptEmbeddingsClassifier:
     def __init__(self, head: Path | None = None) -> None:
         """`head` None is the shipped one. Raises ModelError where it is missing or broken."""
         path = SHIPPED_HEAD if head is None else head
-        encoder_sha256, self._size = encoder_of_head(path)
-        self._heads = EmbeddingHeads(path, encoder_sha256, self._size)
+        facts = read_head_facts(path)
+        self._size = facts.size
+        self._heads = EmbeddingHeads(path, facts.encoder_sha256, facts.size)
         self.head_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
 
     def score(self, rows: list[dict[str, Any]]) -> list[Score]:

@@ -1,10 +1,10 @@
 """What a classifier says about one document."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from classifiers.decision import MEDIAN, Decision
 from classifiers.rubric import CATEGORY_NAMES, LEVELS, NEVER_TRAIN_CATEGORIES, NO_CATEGORY, UNSAFE_CATEGORY_NAMES
 
 STORED_DECIMALS = 5  # the last bits of a float32 probability differ between batch shapes; what is stored must not
@@ -43,23 +43,21 @@ class Score:
             )
 
 
-def level_of(probabilities: Sequence[float]) -> int:
-    """The most probable level (paper: argmax, not the mean); of equal ones the highest, since recall is preferred."""
-    return max(range(len(probabilities)), key=lambda level: (probabilities[level], level))
-
-
 def score_from_chunks(
-    level_probabilities: np.ndarray, category_probabilities: np.ndarray, never_train: np.ndarray | None = None
+    level_probabilities: np.ndarray,
+    category_probabilities: np.ndarray,
+    never_train: np.ndarray | None = None,
+    decision: Decision = MEDIAN,
 ) -> Score:
     """The document's score: the maximum over its chunks (paper, section on scoring).
 
     `level_probabilities` [chunks, 6]; `category_probabilities` [chunks, 18] in the order of `UNSAFE_CATEGORY_NAMES`;
-    `never_train` [chunks, 3] or None. Among the chunks of the highest level, the one surest of being at least that
+    `never_train` [chunks, 3] or None; `decision` makes a level of each chunk's probabilities. Among the chunks of the highest level, the one surest of being at least that
     level speaks for the document; the earliest of equal ones.
     """
     level_probabilities = np.round(level_probabilities.astype(np.float64), STORED_DECIMALS)
     category_probabilities = np.round(category_probabilities.astype(np.float64), STORED_DECIMALS)
-    levels = [level_of(row) for row in level_probabilities.tolist()]
+    levels = decision.levels(level_probabilities).tolist()
     score = max(levels)
     candidates = [chunk for chunk, level in enumerate(levels) if level == score]
     chunk = max(candidates, key=lambda candidate: (level_probabilities[candidate, score:].sum(), -candidate))

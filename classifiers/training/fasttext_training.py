@@ -8,12 +8,31 @@ import tempfile
 from pathlib import Path
 
 import classifiers
+from classifiers.decision import Decision
 from classifiers.errors import DataError
 from classifiers.fasttext_classifier import CATEGORY_FILE, LABEL_PREFIX, LEVEL_FILE, binding, words_of
 from classifiers.training.labels import LabelledText
 
-LEVEL_SETTINGS = {"lr": 0.5, "epoch": 25, "dim": 32, "wordNgrams": 2, "bucket": 50_000, "minCount": 3}
-CATEGORY_SETTINGS = {"lr": 0.5, "epoch": 40, "dim": 16, "wordNgrams": 1, "bucket": 0, "minCount": 3}
+LEVEL_SETTINGS = {
+    "lr": 0.3,
+    "epoch": 25,
+    "dim": 48,
+    "wordNgrams": 2,
+    "bucket": 60_000,
+    "minCount": 3,
+    "minn": 3,
+    "maxn": 5,
+}
+CATEGORY_SETTINGS = {
+    "lr": 0.5,
+    "epoch": 40,
+    "dim": 16,
+    "wordNgrams": 1,
+    "bucket": 0,
+    "minCount": 3,
+    "minn": 0,
+    "maxn": 0,
+}
 _SEED = 1
 # With one thread fastText draws the first tenth of its input matrix and leaves the rest as the allocator gave it: garbage
 # (or NaN) in memory that was used before. glibc fills new blocks with the complement of this byte, 0, once its cache of
@@ -27,6 +46,11 @@ def train_fasttext(rows: list[LabelledText], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _train([(str(row.score), row.text) for row in rows], LEVEL_SETTINGS, folder / LEVEL_FILE)
     _train([(row.category, row.text) for row in unsafe], CATEGORY_SETTINGS, folder / CATEGORY_FILE)
+
+
+def write_decision(decision: Decision, path: Path) -> None:
+    """The thresholds, beside the models."""
+    path.write_text(json.dumps({"thresholds": decision.thresholds}) + "\n", encoding="utf-8")
 
 
 def _train(labelled: list[tuple[str, str]], settings: dict[str, float | int], target: Path) -> None:
@@ -54,9 +78,7 @@ def _train(labelled: list[tuple[str, str]], settings: dict[str, float | int], ta
 
 
 def _train_in_this_process(lines: str, target: str, settings: str) -> None:
-    model = binding().train_supervised(
-        lines, loss="softmax", minn=0, maxn=0, thread=1, seed=_SEED, verbose=0, **json.loads(settings)
-    )
+    model = binding().train_supervised(lines, loss="softmax", thread=1, seed=_SEED, verbose=0, **json.loads(settings))
     model.quantize(qnorm=True, dsub=2, verbose=0)
     model.save_model(target)
 

@@ -1,12 +1,14 @@
 """Trains the linear heads on chunk embeddings: convex problems, solved in float64 on one thread, so the bytes repeat."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import yaml
 
 from classifiers.embedding import HEAD_ROWS
-from classifiers.encoder import Encoder
+from classifiers.encoder import Embeddings, Encoder
 from classifiers.rubric import LEVELS, NEVER_TRAIN_CATEGORIES, UNSAFE_CATEGORY_NAMES
 from classifiers.training.labels import LabelledText
 
@@ -68,59 +70,72 @@ def read_seeds() -> list[tuple[str, str]]:
     return [(name, text) for name in (*NEVER_TRAIN_CATEGORIES, HARMLESS_SEEDS) for text in raw[name]]
 
 
-def train_heads(rows: list[LabelledText], encoder: Encoder, target: Path) -> None:
-    """Writes one safetensors file with the level, category and never-train heads for this encoder."""
-    import torch
-    from safetensors.numpy import save_file
-
-    seeds = read_seeds()
-    chunks = encoder.embed([row.text for row in rows] + [text for _, text in seeds])
-    document, vectors = chunks.document, chunks.vectors.astype(np.float64)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        tensors = _fit_all(rows, [name for name, _ in seeds], document, vectors)
-    finally:
-        torch.set_num_threads(before)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    whole = target.with_suffix(".tmp")
-    save_file(tensors, str(whole), metadata={"encoder": encoder.name, "encoder_sha256": encoder.weights_sha256})
-    whole.replace(target)
+def level_weights(scores: np.ndarray, unsafe_weight: float) -> np.ndarray:
+    """Weight of each row in the loss: the class balance, times `unsafe_weight` (the paper's lambda) for scores above 0."""
+    weights = class_weights(scores, len(LEVELS), CLASS_BALANCE["level"])
+    return np.where(scores > 0, unsafe_weight, 1.0) * weights
 
 
-def _fit_all(
-    rows: list[LabelledText], seeds: list[str], document: np.ndarray, vectors: np.ndarray
-) -> dict[str, np.ndarray]:
-    labelled = document < len(rows)
-    scores = np.array([row.score for row in rows])
-    fitted = {"level": _fit("level", vectors[labelled], scores[document[labelled]], len(LEVELS))}
-    unsafe = labelled.copy()
-    unsafe[labelled] = scores[document[labelled]] > 0
-    categories = np.array([UNSAFE_CATEGORY_NAMES.index(rows[index].category) for index in document[unsafe]])
-    fitted["category"] = _fit("category", vectors[unsafe], categories, len(UNSAFE_CATEGORY_NAMES))
-    fitted["never_train"] = _fit_never_train(rows, seeds, document, vectors)
+def fit_heads(rows: list[LabelledText], embeddings: Embeddings, unsafe_weight: float = 1.0) -> dict[str, np.ndarray]:
+    """`level.weight` [6, size], `level.bias`, `category.weight` [18, size], `category.bias`, float32, of a frozen encoder.
+
+    Each chunk has the label of its text.
+    """
+    vectors, document = embeddings.vectors.astype(np.float64), embeddings.document
+    scores = np.array([row.score for row in rows])[document]
+    categories = np.array([UNSAFE_CATEGORY_NAMES.index(row.category) if row.score else -1 for row in rows])[document]
+    unsafe = categories >= 0
+    weights = {
+        "level": level_weights(scores, unsafe_weight),
+        "category": class_weights(categories[unsafe], len(UNSAFE_CATEGORY_NAMES), CLASS_BALANCE["category"]),
+    }
+    fitted = {
+        "level": (vectors, scores),
+        "category": (vectors[unsafe], categories[unsafe]),
+    }
     tensors = {}
-    for name, (matrix, bias) in fitted.items():
-        assert matrix.shape[0] == HEAD_ROWS[name]
-        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = matrix.astype(np.float32), bias.astype(np.float32)
+    with one_thread():
+        for name, (features, targets) in fitted.items():
+            matrix, bias = fit_multinomial(
+                features, targets, weights[name], HEAD_ROWS[name], INVERSE_REGULARISATION[name]
+            )
+            tensors[f"{name}.weight"], tensors[f"{name}.bias"] = matrix.astype(np.float32), bias.astype(np.float32)
     return tensors
 
 
-def _fit(name: str, vectors: np.ndarray, targets: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    weights = class_weights(targets, classes, CLASS_BALANCE[name])
-    return fit_multinomial(vectors, targets, weights, classes, INVERSE_REGULARISATION[name])
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: the order of additions, and so the bytes, then repeat."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def _fit_never_train(
-    rows: list[LabelledText], seeds: list[str], document: np.ndarray, vectors: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def fit_never_train(rows: list[LabelledText], encoder: Encoder) -> dict[str, np.ndarray]:
+    """`never_train.weight` [3, size] and `never_train.bias`: one against the rest for each category, from rows and seeds."""
+    seeds = read_seeds()
+    embeddings = encoder.embed([row.text for row in rows] + [text for _, text in seeds])
     matrices, biases = [], []
-    for category in NEVER_TRAIN_CATEGORIES:
-        positive_rows = [row.category == category and row.score >= _NEVER_TRAIN_LEAST_SCORE for row in rows]
-        positive = np.array([*positive_rows, *(name == category for name in seeds)])[document]
-        weights = class_weights(positive.astype(np.int64), 2, CLASS_BALANCE["never_train"])
-        weights[document >= len(rows)] *= SEED_WEIGHT
-        matrix, bias = fit_one_against_rest(vectors, positive, weights, INVERSE_REGULARISATION["never_train"])
-        matrices.append(matrix)
-        biases.append(bias)
-    return np.concatenate(matrices), np.concatenate(biases)
+    with one_thread():
+        for category in NEVER_TRAIN_CATEGORIES:
+            matrix, bias = _fit_category(category, rows, [name for name, _ in seeds], embeddings)
+            matrices.append(matrix)
+            biases.append(bias)
+    weight, bias = np.concatenate(matrices), np.concatenate(biases)
+    return {"never_train.weight": weight.astype(np.float32), "never_train.bias": bias.astype(np.float32)}
+
+
+def _fit_category(
+    category: str, rows: list[LabelledText], seeds: list[str], embeddings: Embeddings
+) -> tuple[np.ndarray, np.ndarray]:
+    positive_rows = [row.category == category and row.score >= _NEVER_TRAIN_LEAST_SCORE for row in rows]
+    positive = np.array([*positive_rows, *(name == category for name in seeds)])[embeddings.document]
+    weights = class_weights(positive.astype(np.int64), 2, CLASS_BALANCE["never_train"])
+    weights[embeddings.document >= len(rows)] *= SEED_WEIGHT
+    vectors = embeddings.vectors.astype(np.float64)
+    return fit_one_against_rest(vectors, positive, weights, INVERSE_REGULARISATION["never_train"])

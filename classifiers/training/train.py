@@ -1,39 +1,122 @@
-"""Trains all shipped weights: `python -m classifiers.training.train LABELS.jsonl OUT_DIR [--encoder NAME]`."""
+"""Trains all shipped weights: adapter, heads, fastText models, and the thresholds that make levels of probabilities.
 
-import argparse
-import sys
+Several fine-tunings, each with a seed of its own and without one part of the labelled texts, give two things: predictions
+for texts that were not trained on, from which the thresholds are set, and models whose average is what is stored.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
+
+from classifiers.adapter import SHIPPED_ADAPTER
+from classifiers.decision import DECISION_FILE, Decision
 from classifiers.embedding import SHIPPED_HEAD
 from classifiers.encoder import EMBEDDED_ENCODER, Encoder
-from classifiers.errors import SafetroveError
-from classifiers.fasttext_classifier import SHIPPED_WEIGHTS
-from classifiers.training.fasttext_training import train_fasttext
-from classifiers.training.head_training import train_heads
-from classifiers.training.labels import read_labels
+from classifiers.errors import DataError
+from classifiers.fasttext_classifier import SHIPPED_WEIGHTS, FastTextClassifier
+from classifiers.training.averaging import average_adapters, average_heads
+from classifiers.training.encoder_training import FineTuned, finetune, save_adapter, save_heads
+from classifiers.training.fasttext_training import train_fasttext, write_decision
+from classifiers.training.finetuning import Finetuning
+from classifiers.training.head_training import fit_never_train
+from classifiers.training.labels import LabelledText
+from classifiers.training.thresholds import Goal, set_thresholds
+
+PARTS = 6  # the model of a seed leaves one of them out
 
 
-def train_all(labels: Path, folder: Path, encoder: str = EMBEDDED_ENCODER) -> None:
-    """Writes `fasttext/level.ftz`, `fasttext/category.ftz` and `embedding/minilm_head.safetensors` under the folder."""
-    rows = read_labels(labels)
-    train_fasttext(rows, folder / SHIPPED_WEIGHTS.name)
-    train_heads(rows, Encoder(encoder), folder / SHIPPED_HEAD.parent.name / SHIPPED_HEAD.name)
+@dataclass(frozen=True)
+class Plan:
+    """What to train. `unsafe_weight` is the paper's lambda: weight of the rows of levels 1-5 in the loss, against 1."""
+
+    encoder: str = EMBEDDED_ENCODER
+    seeds: tuple[int, ...] = (0, 1, 2)
+    unsafe_weight: float = 1.0
+    finetuning: Finetuning = field(default_factory=Finetuning)
+    goal: Goal = field(default_factory=Goal)
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(set(self.seeds)) == len(self.seeds) <= PARTS:
+            raise DataError(f"seeds {self.seeds}: expected 1 to {PARTS} different ones, since each leaves out a part")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m classifiers.training.train", description=__doc__)
-    parser.add_argument("labels", type=Path, help="JSON lines with text, score (0-5) and category")
-    parser.add_argument("folder", type=Path, help="where the weights go")
-    parser.add_argument("--encoder", default=EMBEDDED_ENCODER, help="the embedded encoder, a local folder, or a Hub id")
-    options = parser.parse_args(arguments)
-    try:
-        train_all(options.labels, options.folder, options.encoder)
-    except SafetroveError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+def part_of(text: str) -> int:
+    """Which of the parts a text belongs to: from its sha256, whatever the order of the files."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big") % PARTS
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def train_all(
+    rows: list[LabelledText], extra: list[LabelledText], folder: Path, plan: Plan, report: Callable[[str], None]
+) -> dict[str, Decision]:
+    """Writes `fasttext/` and `embedding/` (adapter, heads) under the folder; returns the thresholds of both.
+
+    `rows` are texts like those that will be scored: parts of them are held out in turn. `extra` is trained on always and
+    never measured on. A seed that is already in `folder/seeds`, from the same rows and plan, is not trained again.
+    """
+    held = [[row for row in rows if part_of(row.text) == number] for number in range(len(plan.seeds))]
+    fine_tuned = _fine_tune_seeds(rows, extra, folder / "seeds", plan, report)
+    report("fastText: one model without each held-out part, one of everything")
+    predicted = {
+        "embedding": np.concatenate([result.held_probabilities for result in fine_tuned]),
+        "fasttext": np.concatenate([_fasttext_held_out(rows, extra, part) for part in held]),
+    }
+    true = np.array([row.score for part in held for row in part])
+    decisions = set_thresholds(predicted, true, plan.goal)
+    train_fasttext([*rows, *extra], folder / SHIPPED_WEIGHTS.name)
+    write_decision(decisions["fasttext"], folder / SHIPPED_WEIGHTS.name / DECISION_FILE)
+    _save_average([*rows, *extra], fine_tuned, folder / SHIPPED_HEAD.parent.name, plan.encoder, decisions["embedding"])
+    for name, decision in decisions.items():
+        report(f"{name}: thresholds {', '.join(f'{value:g}' for value in decision.thresholds)}")
+    return decisions
+
+
+def _fine_tune_seeds(
+    rows: list[LabelledText], extra: list[LabelledText], folder: Path, plan: Plan, report: Callable[[str], None]
+) -> list[FineTuned]:
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(
+        json.dumps([repr(plan.finetuning), plan.encoder, plan.unsafe_weight, repr(rows), repr(extra)]).encode()
+    ).hexdigest()[:16]
+    with ProcessPoolExecutor(plan.processes, mp_context=get_context("spawn")) as pool:
+        futures = []
+        for number, seed in enumerate(plan.seeds):
+            target = folder / f"{digest}-{seed}.safetensors"
+            held = [row for row in rows if part_of(row.text) == number]
+            kept = [row for row in rows if part_of(row.text) != number]
+            report(
+                f"seed {seed}: {len(kept)} + {len(extra)} texts, {len(held)} held out; progress in {target.stem}.log"
+            )
+            settings = replace(plan.finetuning, seed=seed)
+            futures.append(
+                pool.submit(finetune, target, [*kept, *extra], held, plan.encoder, plan.unsafe_weight, settings)
+            )
+        return [future.result() for future in futures]
+
+
+def _fasttext_held_out(rows: list[LabelledText], extra: list[LabelledText], held: list[LabelledText]) -> np.ndarray:
+    """Probabilities [held rows, 6] of a fastText model that saw all the other rows."""
+    left_out = {row.text for row in held}
+    with tempfile.TemporaryDirectory() as scratch:
+        train_fasttext([row for row in [*rows, *extra] if row.text not in left_out], Path(scratch))
+        write_decision(Decision((0.5,) * 5), Path(scratch) / DECISION_FILE)
+        scores = FastTextClassifier.load(Path(scratch)).score([row.text for row in held])
+    return np.array([score.probabilities for score in scores])
+
+
+def _save_average(
+    rows: list[LabelledText], fine_tuned: list[FineTuned], folder: Path, encoder: str, decision: Decision
+) -> None:
+    adapter = folder / SHIPPED_ADAPTER.name
+    save_adapter(average_adapters([result.adapter for result in fine_tuned]), adapter, Encoder(encoder))
+    adapted = Encoder(encoder, adapter=adapter)
+    heads = average_heads([result.heads for result in fine_tuned])
+    heads |= fit_never_train(rows, adapted)
+    save_heads(heads, folder / SHIPPED_HEAD.name, adapted, adapter, decision)

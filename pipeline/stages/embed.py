@@ -10,9 +10,10 @@ from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.batching import batched
 
+from classifiers.embedding import SHIPPED_HEAD, HeadFacts, read_head_facts
 from classifiers.encoder import LONGEST_WINDOW, Encoder
 from classifiers.errors import ModelError
-from classifiers.kept_embeddings import encoder_of_head, pack_vectors
+from classifiers.kept_embeddings import pack_vectors
 from classifiers.score import Score
 from pipeline.recipe import Recipe
 from pipeline.run_folder import RunFolder
@@ -28,13 +29,13 @@ SCORED_AT_ONCE = 256  # rows; at most 64 chunks each
 
 def kept_embeddings_table(recipe: Recipe, run: RunFolder, shard: int) -> Path:
     """The kept embeddings of one shard by the recipe's encoder, in a folder named by the hash of its weights."""
-    return run.root / "embeddings" / _encoder_sha256(recipe)[:SHA256_PREFIX] / f"{shard:05d}.parquet"
+    return run.root / "embeddings" / _head_facts(recipe).encoder_sha256[:SHA256_PREFIX] / f"{shard:05d}.parquet"
 
 
-def _encoder_sha256(recipe: Recipe) -> str:
-    """As the head names it: known without loading the encoder."""
+def _head_facts(recipe: Recipe) -> HeadFacts:
+    """Which encoder, as the head names it: known without loading the encoder."""
     head = recipe.score.embedding.head
-    return encoder_of_head(None if head is None else Path(head))[0]
+    return read_head_facts(SHIPPED_HEAD if head is None else Path(head))
 
 
 class EmbedStage(Stage):
@@ -47,7 +48,7 @@ class EmbedStage(Stage):
         settings = self.recipe.score.embedding
         return {
             "encoder": settings.encoder,
-            "encoder_sha256": _encoder_sha256(self.recipe),
+            "encoder_sha256": _head_facts(self.recipe).encoder_sha256,
             "longest_window": LONGEST_WINDOW,
             "threads": settings.threads,
             "precision": settings.precision,
@@ -74,8 +75,9 @@ class EmbedStage(Stage):
     def load(self) -> Encoder:
         """The encoder; called in the worker, which keeps it. Raises ModelError where the head belongs to another one."""
         settings = self.recipe.score.embedding
-        encoder = _encoder(settings.encoder, settings.threads, settings.precision)
-        if encoder.weights_sha256 != _encoder_sha256(self.recipe):
+        facts = _head_facts(self.recipe)
+        encoder = _encoder(settings.encoder, settings.threads, settings.precision, facts.adapter)
+        if encoder.weights_sha256 != facts.encoder_sha256:
             raise ModelError(
                 f"score.embedding.head was trained on another encoder than {settings.encoder!r}; train a head for it"
             )
@@ -83,8 +85,8 @@ class EmbedStage(Stage):
 
 
 @functools.lru_cache(maxsize=1)
-def _encoder(encoder: str, threads: int, precision: str) -> Encoder:
-    return Encoder(encoder, threads, precision)
+def _encoder(encoder: str, threads: int, precision: str, adapter: Path | None) -> Encoder:
+    return Encoder(encoder, threads, precision, adapter)
 
 
 class EmbedDocuments(PipelineStep):

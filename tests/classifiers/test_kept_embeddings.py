@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from classifiers.embedding import SHIPPED_HEAD, EmbeddingHeads, empty_score
+from classifiers.embedding import SHIPPED_HEAD, EmbeddingHeads, empty_score, read_head_facts
 from classifiers.encoder import Embeddings
 from classifiers.errors import DataError, ModelError
-from classifiers.kept_embeddings import KeptEmbeddingsClassifier, encoder_of_head, pack_vectors, unpack_vectors
+from classifiers.kept_embeddings import KeptEmbeddingsClassifier, pack_vectors, unpack_vectors
 
 
 def vectors(chunks, size, seed=0):
@@ -16,7 +16,8 @@ def vectors(chunks, size, seed=0):
 
 
 def test_kept_vectors_score_as_the_vectors_themselves():
-    sha256, size = encoder_of_head(None)
+    facts = read_head_facts(SHIPPED_HEAD)
+    sha256, size = facts.encoder_sha256, facts.size
     new = vectors(6, size)
     direct = EmbeddingHeads(SHIPPED_HEAD, sha256, size).score(Embeddings(new, np.array([0, 0, 1, 2, 2, 2])))
     rows = [{"n_chunks": b - a, "vectors": pack_vectors(new[a:b])} for a, b in ((0, 2), (2, 3), (3, 3), (3, 6))]
@@ -39,8 +40,8 @@ def test_a_head_that_does_not_name_its_encoder_is_refused(tmp_path):
     save_file(load_file(SHIPPED_HEAD), tmp_path / "head.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(ModelError, match="does not say which encoder"):
-        encoder_of_head(tmp_path / "head.safetensors")
+        read_head_facts(tmp_path / "head.safetensors")
     with pytest.raises(ModelError, match="does not say which encoder"):
-        encoder_of_head(tmp_path / "broken.safetensors")
+        read_head_facts(tmp_path / "broken.safetensors")
     with pytest.raises(ModelError, match="no such head"):
-        encoder_of_head(tmp_path / "none.safetensors")
+        read_head_facts(tmp_path / "none.safetensors")

@@ -1,0 +1,117 @@
+"""One fine-tuning from start to end, what it predicts for texts that it has not seen, and the files of the result."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from classifiers.decision import Decision
+from classifiers.embedding import softmax
+from classifiers.encoder import Embeddings, Encoder
+from classifiers.rubric import UNSAFE_CATEGORY_NAMES
+from classifiers.training.finetuning import Finetuner, Finetuning, TrainingRow
+from classifiers.training.head_training import fit_heads, level_weights
+from classifiers.training.labels import LabelledText
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """`adapter`: tensors of its file; `heads`: level and category; `held_probabilities`: [held-out rows, 6]."""
+
+    adapter: dict[str, np.ndarray]
+    heads: dict[str, np.ndarray]
+    held_probabilities: np.ndarray
+
+
+def finetune(
+    target: Path,
+    rows: list[LabelledText],
+    held: list[LabelledText],
+    encoder: str,
+    unsafe_weight: float,
+    settings: Finetuning,
+) -> FineTuned:
+    """Trains on `rows` and predicts `held`. The result is kept at `target`; where that is whole already it is read."""
+    from safetensors.numpy import load_file, save_file
+
+    if not target.is_file():
+        result = _finetune(rows, held, encoder, unsafe_weight, settings, target.with_suffix(".log"))
+        tensors = {f"adapter/{name}": value for name, value in result.adapter.items()}
+        tensors |= {f"heads/{name}": value for name, value in result.heads.items()}
+        save_file({**tensors, "held": result.held_probabilities}, str(target.with_suffix(".tmp")))
+        target.with_suffix(".tmp").replace(target)
+    stored = load_file(str(target))
+    parts = {
+        kind: {n.partition("/")[2]: v for n, v in stored.items() if n.startswith(kind)}
+        for kind in ("adapter/", "heads/")
+    }
+    return FineTuned(parts["adapter/"], parts["heads/"], stored["held"])
+
+
+def _finetune(
+    rows: list[LabelledText],
+    held: list[LabelledText],
+    encoder_name: str,
+    unsafe_weight: float,
+    settings: Finetuning,
+    log: Path,
+) -> FineTuned:
+    import torch
+
+    torch.set_num_threads(1)
+    encoder = Encoder(encoder_name)
+    embeddings = encoder.embed([row.text for row in rows])
+    heads = fit_heads(rows, embeddings, unsafe_weight)  # head first
+    tokens = encoder.first_windows([row.text for row in rows], settings.longest)
+    weights = level_weights(np.array([row.score for row in rows]), unsafe_weight)
+    training_rows = [
+        TrainingRow(ids, row.score, _category(row), float(weight))
+        for ids, row, weight in zip(tokens, rows, weights, strict=True)
+    ]
+    finetuner = Finetuner(encoder.model, encoder.pad_id, heads, settings)
+    with log.open("w", encoding="utf-8", buffering=1) as lines:
+        finetuner.train(training_rows, lambda text: lines.write(text + "\n"))
+    finetuner.merge()
+    result_heads = finetuner.trained_heads()
+    probabilities = document_probabilities(encoder.embed([row.text for row in held]), result_heads)
+    return FineTuned(finetuner.adapter_tensors(), result_heads, probabilities)
+
+
+def _category(row: LabelledText) -> int:
+    return UNSAFE_CATEGORY_NAMES.index(row.category) if row.score > 0 else -1
+
+
+def document_probabilities(embeddings: Embeddings, heads: dict[str, np.ndarray]) -> np.ndarray:
+    """Level probabilities [texts, 6] of the chunk of each text that is surest not to be safe."""
+    vectors = embeddings.vectors.astype(np.float16).astype(np.float64)
+    chunks = softmax(vectors @ heads["level.weight"].T.astype(np.float64) + heads["level.bias"])
+    best: dict[int, int] = {}
+    for chunk, document in enumerate(embeddings.document.tolist()):
+        if document not in best or chunks[chunk, 0] < chunks[best[document], 0]:
+            best[document] = chunk
+    return chunks[[best[document] for document in sorted(best)]]
+
+
+def save_adapter(adapter: dict[str, np.ndarray], path: Path, encoder: Encoder) -> None:
+    """The adapter's file, with the encoder that it belongs to."""
+    _save(adapter, path, {"encoder": encoder.name, "encoder_sha256": encoder.weights_sha256})
+
+
+def save_heads(
+    heads: dict[str, np.ndarray], path: Path, encoder: Encoder, adapter: Path | None, decision: Decision
+) -> None:
+    """The heads' file; `encoder` is the one they read, with its adapter (a file in the same folder) merged."""
+    metadata = {"encoder": encoder.name, "encoder_sha256": encoder.weights_sha256}
+    metadata["thresholds"] = json.dumps(decision.thresholds)
+    if adapter is not None:
+        metadata["adapter"] = adapter.name
+    _save({name: value.astype(np.float32) for name, value in heads.items()}, path, metadata)
+
+
+def _save(tensors: dict[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
+    from safetensors.numpy import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, str(path.with_suffix(".tmp")), metadata=metadata)
+    path.with_suffix(".tmp").replace(path)
