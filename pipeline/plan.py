@@ -151,7 +151,7 @@ def _language_model_lines(
     lines = []
     if "judge" in recipe.score.classifiers:
         judge = recipe.score.judge
-        prompts = [judge_messages(document.text, judge.maximum_characters) for document, _ in scored]
+        prompts = [judge_messages(document.text, judge.maximum_characters, judge.mode) for document, _ in scored]
         lines.append(_language_model_line("score-judge", judge.llm, prompts, scale.documents))
     if recipe.synthesis is None:
         return lines

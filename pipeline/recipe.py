@@ -79,15 +79,35 @@ class Embedding(_Section):
 class JudgeServer(ServerSettings):
     """Server settings whose defaults are a judge's: they hold too where a recipe gives only some of the keys."""
 
-    max_tokens: int = Field(48, ge=1, description="of an answer")
+    max_tokens: int = Field(96, ge=1, description="of an answer")
     temperature: float = Field(0.0, ge=0.0, le=2.0)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class JudgeHealth(_Section):
+    """The largest shares that a judge may show before it is stopped. Answers: of the golden texts and a shard's documents."""
+
+    most_invalid: Share = Field(0.05, description="answers that are no score")
+    most_refusals: Share = Field(0.05, description="answers that refuse to judge")
+    most_unanswered: Share = Field(0.2, description="texts without an answer: too long, rejected, timed out")
+    most_over_scored: Share = Field(0.2, description="harmless golden texts that are scored 3 or more")
+    most_under_scored: Share = Field(0.5, description="golden texts of level 3 or more that are scored 0 or 1")
 
 
 class Judge(_Section):
     """The LLM judge; off unless `score.classifiers` names it."""
 
     llm: JudgeServer = JudgeServer()
+    mode: Literal["digit", "json"] = Field(
+        "digit", description="digit: one digit and its log-probabilities; json: score, category and reason"
+    )
+    constrained: bool = Field(
+        True, description="hold vLLM or an endpoint to the form of the answer; false for one that rejects the fields"
+    )
     maximum_characters: int = Field(4000, ge=100)
+    health: JudgeHealth = JudgeHealth()
 
 
 class Score(_Section):
@@ -206,7 +226,7 @@ def dump_recipe(recipe: Recipe) -> str:
 # Keys of a server that say how it is reached and how fast it is asked, not what it answers.
 _REACH_KEYS = {
     "kind", "url", "api_key_variable", "tokenizer", "concurrency", "max_attempts", "request_timeout_seconds",
-    "start_timeout_seconds", "extra_arguments", "allow_remote_code_of",
+    "start_timeout_seconds", "extra_arguments", "allow_remote_code_of", "server_python", "continuous_batching",
 }  # fmt: skip
 
 
@@ -216,6 +236,8 @@ def output_part(recipe: dict[str, Any]) -> dict[str, Any]:
     Paths are left out: manifests hold the hashes of what lies there.
     """
     flat = flatten({key: value for key, value in recipe.items() if key not in ("execution", "output")})
+    # what stops a run, not what it writes: a bound that was met may be raised in the same run folder
+    flat = {key: value for key, value in flat.items() if not key.startswith("score.judge.health.")}
     sources = flat.pop("sources", [])
     suites = flat.pop("ingest.decontaminate", [])
     kept = {key: value for key, value in flat.items() if not (".llm." in key and key.split(".")[-1] in _REACH_KEYS)}

@@ -5,7 +5,7 @@ Imported only when there is something to ask (its import takes seconds).
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from datatrove.pipeline.inference.types import InferenceError, InferenceResult, 
 
 from classifiers.errors import SafetroveError
 from rephrasers.answer_spill import AnswerSpill
-from rephrasers.servers.endpoint import GuardedClient
+from rephrasers.servers.answers import take_extras
+from rephrasers.servers.endpoint import GuardedClient, RequestFailedError
 from rephrasers.servers.open_servers import Serving
 from rephrasers.servers.settings import ServerSettings
 
@@ -54,7 +55,14 @@ class SpillWriter:
 class AnswerRunner(InferenceRunner):
     """Asks one server; keeps every answer in a request cache that the caller deletes."""
 
-    def __init__(self, settings: ServerSettings, server: Serving, cache_folder: Path, writer: SpillWriter):
+    def __init__(
+        self,
+        settings: ServerSettings,
+        server: Serving,
+        cache_folder: Path,
+        writer: SpillWriter,
+        request_fields: Mapping[str, Any],
+    ):
         config = InferenceConfig(
             server_type="endpoint",
             model_name_or_path=server.model_name,
@@ -67,6 +75,7 @@ class AnswerRunner(InferenceRunner):
         super().__init__(rollout_fn=self._ask, config=config, output_writer=writer, metadata_key=RESULT_KEY)
         self._settings = settings
         self._server = server
+        self._request_fields = dict(request_fields)
         # The cache alone, without chunk files: a chunk that ends would delete its answers from the cache.
         self.request_cache = RequestCache(str(cache_folder))
         self.checkpoint_manager = CheckpointManager(None)
@@ -76,18 +85,27 @@ class AnswerRunner(InferenceRunner):
 
     async def _ask(self, document: Document, generate: Any) -> dict[str, Any]:
         """One document's answer, or the reason why there is none. Parameters are in the payload, hence in its hash."""
-        payload = {
-            "messages": document.metadata["messages"],
+        try:
+            result: InferenceResult = await generate(self._payload(document.metadata["messages"]))
+        except InferenceError as error:
+            rejected = _REJECTED.search(str(error.error))
+            return {
+                "answer_error": rejected.group() if rejected else str(error.error),
+                "answer_retries": error.retries if isinstance(error, RequestFailedError) else 0,
+            }
+        usage, extras = take_extras(result.usage)
+        return {"answer": {"text": result.text, "finish_reason": result.finish_reason, "usage": usage, **extras}}
+
+    def _payload(self, messages: list[dict[str, str]]) -> dict[str, Any]:
+        if "questions" in self._request_fields:
+            return {"state": messages[-1]["content"], **self._request_fields}
+        return {
+            "messages": messages,
             "max_tokens": self._settings.max_tokens,
             "temperature": self._settings.temperature,
             "top_p": self._settings.top_p,
+            **self._request_fields,
         }
-        try:
-            result: InferenceResult = await generate(payload)
-        except InferenceError as error:
-            rejected = _REJECTED.search(str(error.error))
-            return {"answer_error": rejected.group() if rejected else str(error.error)}
-        return {"answer": {"text": result.text, "finish_reason": result.finish_reason, "usage": result.usage}}
 
     async def _cached_request(self, payload: dict, *args: Any, **kwargs: Any) -> InferenceResult:
         result = await super()._cached_request(payload, *args, **kwargs)

@@ -3,8 +3,9 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
@@ -37,8 +38,12 @@ class AskLLM(PipelineStep):
     """Asks an LLM for each document for which `request_fn` returns chat messages (None: the document passes unasked).
 
     Yields every input document once, in input order. One that was asked has either
-    `metadata["answer"] = {"text", "finish_reason", "usage"}` or `metadata["answer_error"]`, a reason:
-    "too_long: N tokens > M", "rejected: HTTP 400 ...", "timeout: ...", "server_error: ...", "unreadable: ...".
+    `metadata["answer"] = {"text", "finish_reason", "usage", "retries"}` or `metadata["answer_error"]`, a reason:
+    "too_long: N tokens > M", "rejected: HTTP 400 ...", "timeout: ...", "server_error: ...", "unreadable: ...", and where
+    it was sent, `metadata["answer_retries"]`. retries: how often the request was sent again.
+
+    `request_fields` go into each request (`servers.constrained`). Where they ask for log-probabilities and the server
+    gives them, the answer has "token_logprobs": for each of its first tokens the candidates as [token, logprob].
 
     Each answer is on disk (sqlite under `work_folder`) before its document counts as done: after a kill, the same
     step on the same folder asks only what is not answered. The caller deletes `work_folder` once the shard is
@@ -61,6 +66,7 @@ class AskLLM(PipelineStep):
         work_folder: str | Path,
         prompt_hashes: Sequence[str] = (),
         on_answer: Callable[[int], None] | None = None,
+        request_fields: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.request_fn = request_fn
@@ -68,6 +74,7 @@ class AskLLM(PipelineStep):
         self.work_folder = Path(work_folder)
         self.prompt_hashes = tuple(prompt_hashes)
         self.on_answer = on_answer
+        self.request_fields = dict(request_fields or {})
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """See the class. All documents are asked before the first one is yielded."""
@@ -110,7 +117,7 @@ class AskLLM(PipelineStep):
         with serving(self.settings, self.work_folder / f"server-{rank:05d}.log"):
             server = open_server(self.settings)
             assert server is not None
-            AnswerRunner(self.settings, server, cache_folder, writer).ask_all(requests, rank)
+            AnswerRunner(self.settings, server, cache_folder, writer, self.request_fields).ask_all(requests, rank)
         if spill.answered != len(spill):
             lost = len(spill) - spill.answered
             raise DataError(

@@ -1,7 +1,7 @@
 """Stages `score-fasttext`, `score-embedding`, `score-judge` (a sidecar each) and `score-final` (their maximum)."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from datatrove.pipeline.base import PipelineStep
 
 from classifiers.ensemble import combine
 from classifiers.identity import embedding_identity, fasttext_identity
-from classifiers.judge import judge_messages, judge_sha256, parse_judge_answer
+from classifiers.judge import LEVEL_DIGITS, answer_schema, decision_question, judge_messages, judge_sha256
+from classifiers.judge_health import HealthBounds
 from classifiers.kept_embeddings import KeptEmbeddingsClassifier
 from classifiers.never_train import LEAST_PROBABILITY, never_train_reason
 from classifiers.score import Score
@@ -21,9 +22,12 @@ from pipeline.shard_task import ShardTask
 from pipeline.stage import ShardRef, Stage
 from pipeline.stages.dedup import document_table
 from pipeline.stages.embed import ScoreKeptEmbeddings, kept_embeddings_table
+from pipeline.stages.judge_health import AskGolden, CheckJudge
 from pipeline.stages.language_model import LanguageModelStage, output_settings
 from pipeline.tables import ReadShard, WriteShard
-from rephrasers.servers.settings import ServerSettings
+from rephrasers.prompt_files import neutralise
+from rephrasers.servers import ServerSettings, choose_server
+from rephrasers.servers.constrained import choice_fields, json_fields, logprob_fields, score_question_fields
 
 SCORE_SCHEMA = pa.schema(
     [
@@ -139,19 +143,34 @@ def _optional_path(value: str | None) -> Path | None:
     return None if value is None else Path(value)
 
 
+JUDGE_SCHEMA = SCORE_SCHEMA.append(
+    pa.field("expected_score", pa.float32())  # null: no score, or one that came without log-probabilities
+)
+
+
 class JudgeStage(LanguageModelStage):
-    """Asks the LLM judge; an answer that is no score leaves a null row and is counted."""
+    """Asks the LLM judge; an answer that is no score leaves a null row whose reason says so. See `judge_health`."""
+
+    version = 2
 
     def __init__(self, recipe: Recipe, run: RunFolder, shards: int):
         super().__init__("score-judge", recipe, run, shards)
+        self.judge = recipe.score.judge
 
     @property
     def llm(self) -> ServerSettings:
-        return self.recipe.score.judge.llm
+        if self._asks_decisions():
+            return self.judge.llm.model_copy(update={"continuous_batching": False, "concurrency": 1})
+        return self.judge.llm
+
+    def _asks_decisions(self) -> bool:
+        """`transformers serve` gives log-probabilities at its decision endpoint alone, one request at a time."""
+        return self.judge.mode == "digit" and choose_server(self.judge.llm) == "transformers"
 
     def settings(self) -> dict[str, Any]:
-        maximum = self.recipe.score.judge.maximum_characters
-        return {"llm": output_settings(self.llm), "prompt": judge_sha256(), "maximum_characters": maximum}
+        kept = {"mode": self.judge.mode, "constrained": self.judge.constrained}
+        prompt = {"prompt": judge_sha256(self.judge.mode), "maximum_characters": self.judge.maximum_characters}
+        return {"llm": output_settings(self.judge.llm), **kept, **prompt}
 
     def inputs(self, shard: int) -> list[ShardRef]:
         return [("documents", shard)]
@@ -159,30 +178,44 @@ class JudgeStage(LanguageModelStage):
     def main_input(self, shard: int) -> str:
         return self.run.relative(document_table(self.run, shard))
 
+    def request_fields(self) -> dict[str, Any]:
+        """What each request has beside the messages: how the answer is held to its form."""
+        if self._asks_decisions():
+            return score_question_fields(*decision_question())
+        if self.judge.mode == "digit":
+            return choice_fields(LEVEL_DIGITS) if self.judge.constrained else logprob_fields()
+        return json_fields("judgement", answer_schema()) if self.judge.constrained else {}
+
     def steps(self, task: ShardTask) -> list[PipelineStep]:
-        from rephrasers.ask import AskLLM
-
-        maximum = self.recipe.score.judge.maximum_characters
-        invalid: dict[str, int] = {"invalid_answers": 0, "unanswered": 0}
-        task.metrics["judge"] = invalid
-
-        def row(document: Document) -> dict[str, Any]:
-            if "answer" not in document.metadata:
-                invalid["unanswered"] += 1
-                return score_row(document.id, None, document.metadata["answer_error"].split(":")[0])
-            score = parse_judge_answer(document.metadata["answer"]["text"])
-            if score is None:
-                invalid["invalid_answers"] += 1
-                return score_row(document.id, None, "invalid_answer")
-            return score_row(document.id, vars(score))
-
+        bounds = HealthBounds(**self.judge.health.model_dump())
+        server = {"settings": self.settings(), "llm": self.llm.model_dump(mode="json")}
+        golden = AskGolden(task, bounds, server, lambda documents, folder: self._asking(folder).run(documents))
         return [
             ReadShard(task, document_table(self.run, task.shard)),
-            AskLLM(
-                lambda d: judge_messages(d.text, maximum), self.llm, task.work_folder, [judge_sha256()], task.report
-            ),
-            WriteShard(task, score_table(self.run, "judge", task.shard), SCORE_SCHEMA, row),
+            golden,
+            self._asking(task.work_folder, task.report),
+            CheckJudge(task, bounds, golden),
+            WriteShard(task, score_table(self.run, "judge", task.shard), JUDGE_SCHEMA, judge_row),
         ]
+
+    def _asking(self, work_folder: Path, on_answer: Callable[[int], None] | None = None) -> Any:
+        from rephrasers.ask import AskLLM
+
+        def request(document: Document) -> list[dict[str, str]]:
+            return judge_messages(neutralise(document.text), self.judge.maximum_characters, self.judge.mode)
+
+        hashes = [judge_sha256(self.judge.mode)]
+        return AskLLM(request, self.llm, work_folder, hashes, on_answer, self.request_fields())
+
+
+def judge_row(document: Document) -> dict[str, Any]:
+    """The sidecar row of a document with its `judgement`; the reason of a null row is what went wrong."""
+    judgement = document.metadata["judgement"]
+    if judgement.score is not None:
+        return {**score_row(document.id, vars(judgement.score)), "expected_score": judgement.expected_score}
+    if judgement.outcome == "unanswered":
+        return score_row(document.id, None, document.metadata["answer_error"].split(":")[0])
+    return score_row(document.id, None, {"invalid": "invalid_answer", "refused": "refused"}[judgement.outcome])
 
 
 class FinalScoreStage(Stage):

@@ -14,6 +14,7 @@ from datatrove.pipeline.inference.types import InferenceError, ServerError
 from loguru import logger
 
 from classifiers.errors import ModelError, RecipeError
+from rephrasers.servers.answers import chat_completion, decision_completion
 from rephrasers.servers.open_servers import Serving
 from rephrasers.servers.settings import ServerSettings
 
@@ -21,6 +22,7 @@ BACK_OFF_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 30.0
 # This many requests in a row given up for the server's sake mean a dead server, not difficult documents.
 FAILURES_IN_A_ROW = 16
+CHAT_PATH, DECISION_PATH = "/v1/chat/completions", "/v1/systemone"
 _WATCH_SECONDS = 0.5
 _BUSY = (429, 503)
 _ACCESS = {
@@ -30,10 +32,18 @@ _ACCESS = {
 }
 
 
-class GuardedClient(InferenceServer):
-    """Sends datatrove's requests to a server that already answers.
+class RequestFailedError(InferenceError):
+    """One request got no answer. `retries`: how often it was sent again."""
 
-    A request that the server refuses raises InferenceError with a short reason and no payload (payloads are document
+    def __init__(self, reason: str, retries: int):
+        super().__init__(None, reason)
+        self.retries = retries
+
+
+class GuardedClient(InferenceServer):
+    """Sends datatrove's requests to a server that already answers: chats, and decisions where `questions` are asked.
+
+    A request that the server refuses raises RequestFailedError with a short reason and no payload (payloads are document
     text). A server that is gone, or whose key, model or address is wrong, raises ServerError around a ModelError.
     """
 
@@ -69,13 +79,14 @@ class GuardedClient(InferenceServer):
             self._client = None
 
     async def _make_request(self, payload: dict[str, Any]) -> dict[str, Any]:
+        path = DECISION_PATH if "questions" in payload else CHAT_PATH
         reason, wait = "unreachable", 0.0
         for attempt in range(self.settings.max_attempts):
             if attempt:
                 await asyncio.sleep(wait)
             wait = min(BACK_OFF_SECONDS * 2**attempt, LONGEST_WAIT_SECONDS)
             try:
-                response = await self._connection().post("/v1/chat/completions", json=payload)
+                response = await self._connection().post(path, json=payload)
             except httpx.TimeoutException:
                 reason = f"timeout: no answer within {self.settings.request_timeout_seconds:g} s"
             except httpx.TransportError as error:
@@ -84,14 +95,14 @@ class GuardedClient(InferenceServer):
             else:
                 if response.status_code == 200:
                     self._given_up_in_a_row = 0
-                    return _answer_of(response)
-                reason = self._judge_status(response)
+                    return _answer_of(response, path, attempt)
+                reason = self._judge_status(response, attempt)
                 wait = _retry_after(response, wait)
             logger.debug(f"attempt {attempt + 1} of {self.settings.max_attempts}: {reason}")
         self._give_up(reason)
-        raise InferenceError(None, reason)
+        raise RequestFailedError(reason, self.settings.max_attempts - 1)
 
-    def _judge_status(self, response: httpx.Response) -> str:
+    def _judge_status(self, response: httpx.Response, attempt: int) -> str:
         """The reason to try again; raises where trying again cannot help."""
         status = response.status_code
         if status in _ACCESS:
@@ -100,7 +111,7 @@ class GuardedClient(InferenceServer):
             self._raise_if_process_ended()
             return f"busy: HTTP {status}" if status in _BUSY else f"server_error: HTTP {status}"
         # "BadRequestError" is the word by which datatrove stores an error as final in its request cache.
-        raise InferenceError(None, f"rejected: HTTP {status} (BadRequestError)")
+        raise RequestFailedError(f"rejected: HTTP {status} (BadRequestError)", attempt)
 
     def _give_up(self, reason: str) -> None:
         self._given_up_in_a_row += 1
@@ -137,18 +148,15 @@ def _authorisation(variable: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def _answer_of(response: httpx.Response) -> dict[str, Any]:
-    """The parsed body, checked for what datatrove reads from it."""
+def _answer_of(response: httpx.Response, path: str, retries: int) -> dict[str, Any]:
+    """The parsed body, checked for what is read from it."""
     try:
-        body: dict[str, Any] = response.json()
-        choice = body["choices"][0]
-        _ = choice["message"]["content"], choice["finish_reason"]
-        body["usage"] = body.get("usage") or {}
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise InferenceError(
-            None, f"unreadable: the answer is not a chat completion ({type(error).__name__})"
-        ) from None
-    return body
+        if path == DECISION_PATH:
+            return decision_completion(response.json(), retries)
+        return chat_completion(response.json(), retries)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        what = "decision" if path == DECISION_PATH else "chat completion"
+        raise RequestFailedError(f"unreadable: the answer is not a {what} ({type(error).__name__})", retries) from None
 
 
 def _retry_after(response: httpx.Response, wait: float) -> float:

@@ -45,7 +45,7 @@ def choose_server(settings: ServerSettings) -> Literal["vllm", "transformers", "
         return settings.kind
     if settings.url is not None:
         return "endpoint"
-    return "vllm" if vllm_is_installed() else "transformers"
+    return "vllm" if settings.server_python is not None or vllm_is_installed() else "transformers"
 
 
 def model_of(settings: ServerSettings) -> ModelReference:

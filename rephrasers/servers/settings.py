@@ -36,6 +36,14 @@ class ServerSettings(BaseModel):
     start_timeout_seconds: float = Field(600.0, gt=0)
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
     extra_arguments: tuple[str, ...] = Field((), description="appended to the server's command line")
+    server_python: str | None = Field(
+        None,
+        description="kind vllm: the python of the environment that vLLM is installed in; null: $SAFETROVE_VLLM_PYTHON, "
+        "else the one that runs this",
+    )
+    continuous_batching: bool = Field(
+        True, description="kind transformers: false answers one request at a time; its decision endpoint needs that"
+    )
     allow_remote_code_of: tuple[str, ...] = Field(
         (), description="models whose own code may run, each as org/name@commit; empty: none"
     )

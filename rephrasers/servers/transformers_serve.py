@@ -1,4 +1,5 @@
-"""`transformers serve`: the server for machines without a GPU, with continuous batching and a bounded cache."""
+"""`transformers serve`: the server for machines without a GPU, with continuous batching and a bounded cache, or without
+it for its decision endpoint (beside batched generation most of that endpoint's answers were seen to be wrong)."""
 
 import json
 import math
@@ -13,6 +14,8 @@ from rephrasers.servers.settings import ServerSettings
 CACHE_BLOCK_TOKENS = 256
 # 64 blocks keep the 135M writer under 2 GB; without a bound the cache takes half of the machine.
 MINIMUM_CACHE_BLOCKS = 64
+# Questions of type score are answered with the digits of the levels, not with the letters that are the server's default.
+DECISION_CONFIG = Path(__file__).with_name("decision_config.json")
 
 
 def served_name(model: ModelReference) -> str:
@@ -38,8 +41,11 @@ def transformers_command(settings: ServerSettings, model: ModelReference, port: 
     _check_sampling(settings, model)
     arguments = [sys.executable, "-m", "transformers.cli.transformers", "serve", served_name(model)]
     arguments += ["--host", "127.0.0.1", "--port", str(port), "--dtype", settings.dtype]
-    arguments += ["--continuous-batching", "--cb-block-size", str(CACHE_BLOCK_TOKENS)]
-    arguments += ["--cb-num-blocks", str(cache_blocks(settings.max_context))]
+    if settings.continuous_batching:
+        arguments += ["--continuous-batching", "--cb-block-size", str(CACHE_BLOCK_TOKENS)]
+        arguments += ["--cb-num-blocks", str(cache_blocks(settings.max_context))]
+    else:
+        arguments += ["--decision-config", str(DECISION_CONFIG)]
     if f"{model.path_or_id}@{model.revision}" in settings.allow_remote_code_of:
         arguments.append("--trust-remote-code")
     environment = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "USE_TF": "0", "TOKENIZERS_PARALLELISM": "false"}

@@ -1,17 +1,50 @@
-"""vLLM's OpenAI-compatible server, started as a module and without the model's own code unless it is allow-listed."""
+"""vLLM's OpenAI-compatible server, started as a module and without the model's own code unless it is allow-listed.
+
+It may live in an environment of its own: vLLM pins its torch and transformers.
+"""
 
 import importlib.util
+import os
+import shutil
 import sys
+from pathlib import Path
 
 from classifiers.errors import DependencyError
 from rephrasers.models import ModelReference
 from rephrasers.servers.process import ServerCommand
 from rephrasers.servers.settings import ServerSettings
 
+PYTHON_VARIABLE = "SAFETROVE_VLLM_PYTHON"
+# Read by vLLM's CPU build alone: GiB of key-value cache (else half of the machine), and no binding to cores, which other
+# processes use too. A value in the environment wins.
+CPU_DEFAULTS = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
 
 def vllm_is_installed() -> bool:
-    """True where `import vllm` would find a package; nothing is imported."""
-    return importlib.util.find_spec("vllm") is not None
+    """True where $SAFETROVE_VLLM_PYTHON names an interpreter, or `import vllm` would find a package; nothing is imported."""
+    return bool(os.environ.get(PYTHON_VARIABLE)) or importlib.util.find_spec("vllm") is not None
+
+
+def vllm_python(settings: ServerSettings) -> str:
+    """The interpreter that starts vLLM: `server_python`, else $SAFETROVE_VLLM_PYTHON, else this one.
+
+    Raises DependencyError where it does not exist or, for this one, has no vLLM.
+    """
+    named = settings.server_python or os.environ.get(PYTHON_VARIABLE)
+    if named is None:
+        if not vllm_is_installed():
+            raise DependencyError(
+                "kind 'vllm' needs vLLM: pip install 'safetrove[vllm]', or name the python of an environment that has it "
+                f"in `server_python` or ${PYTHON_VARIABLE} (or take kind 'transformers' on CPU)"
+            )
+        return sys.executable
+    found = shutil.which(str(Path(named).expanduser()))
+    if found is None:
+        where = "server_python" if settings.server_python else f"${PYTHON_VARIABLE}"
+        raise DependencyError(
+            f"{where} names {named!r}, which is no program on this machine: give the path of a python"
+        )
+    return found
 
 
 def vllm_command(settings: ServerSettings, model: ModelReference, port: int) -> ServerCommand:
@@ -19,9 +52,7 @@ def vllm_command(settings: ServerSettings, model: ModelReference, port: int) -> 
 
     Raises DependencyError where vLLM is not installed.
     """
-    if not vllm_is_installed():
-        raise DependencyError("kind 'vllm' needs vLLM: pip install 'safetrove[vllm]' (or kind 'transformers' on CPU)")
-    arguments = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model.path_or_id]
+    arguments = [vllm_python(settings), "-m", "vllm.entrypoints.openai.api_server", "--model", model.path_or_id]
     arguments += ["--served-model-name", model.path_or_id, "--host", "127.0.0.1", "--port", str(port)]
     arguments += ["--dtype", settings.dtype, "--max-model-len", str(settings.max_context)]
     arguments += ["--max-num-seqs", str(settings.concurrency)]
@@ -30,6 +61,7 @@ def vllm_command(settings: ServerSettings, model: ModelReference, port: int) -> 
     if f"{model.path_or_id}@{model.revision}" in settings.allow_remote_code_of:
         arguments.append("--trust-remote-code")
     environment = {"USE_TF": "0", "VLLM_NO_USAGE_STATS": "1"}
+    environment |= {name: value for name, value in CPU_DEFAULTS.items() if name not in os.environ}
     if model.is_local:
         environment["HF_HUB_OFFLINE"] = "1"
     return ServerCommand([*arguments, *settings.extra_arguments], environment)

@@ -69,6 +69,7 @@ def test_every_document_comes_out_in_order_with_answer_or_reason(tmp_path):
                 "text": f"answer to {texts[number]}",
                 "finish_reason": "stop",
                 "usage": {"prompt_tokens": 3, "completion_tokens": 4},
+                "retries": int(number == 3),
             }
     assert asked.count("busy-3") == 2, "a busy server is asked again"
     assert "long" not in asked and "skip" not in asked
