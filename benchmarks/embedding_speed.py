@@ -8,6 +8,7 @@ and those of `encode`.
 """
 
 import argparse
+import functools
 import statistics
 import tempfile
 import time
@@ -45,6 +46,11 @@ def cut(texts: list[str], tokenizer: Any, most_tokens: int) -> Pieces:
             document.append(index)
     lengths = [len(ids) for ids in tokenizer(pieces)["input_ids"]]
     return Pieces(pieces, np.array(document), sum(lengths))
+
+
+def vectors_of(encoder: Encoder, texts: list[str]) -> np.ndarray:
+    """The vectors of all chunks of the texts."""
+    return encoder.embed(texts).vectors
 
 
 def run_in_turn(sides: dict[str, Callable[[], np.ndarray]], repetitions: int) -> dict[str, list[tuple[float, float]]]:
@@ -100,18 +106,21 @@ def main() -> None:
     first = next(iter(ours.values()))
     heads = EmbeddingHeads(SHIPPED_HEAD, first.weights_sha256, first.size)
 
+    baseline = "SentenceTransformer"
+
+    def sides_of(batch: list[str]) -> dict[str, Callable[[], np.ndarray]]:
+        found: dict[str, Callable[[], np.ndarray]] = {
+            baseline: functools.partial(theirs.encode, batch, show_progress_bar=False)
+        }
+        return found | {precision: functools.partial(vectors_of, encoder, batch) for precision, encoder in ours.items()}
+
     def levels(vectors: np.ndarray, document: np.ndarray) -> np.ndarray:
         return np.array([score.score for score in heads.score(Embeddings(vectors, document))])
 
-    baseline = "SentenceTransformer"
     for most_tokens in (default_tokens, first.window):
         theirs.max_seq_length = most_tokens
         pieces = cut(texts, theirs.tokenizer, most_tokens)
-        sides: dict[str, Callable[[], np.ndarray]] = {
-            baseline: lambda batch=pieces.texts: theirs.encode(batch, show_progress_bar=False)
-        }
-        for precision, encoder in ours.items():
-            sides[precision] = lambda batch=pieces.texts, encoder=encoder: encoder.embed(batch).vectors
+        sides = sides_of(pieces.texts)
         expected = levels(sides[baseline](), pieces.document)
         notes = {
             precision: f"; same level in {np.mean(levels(sides[precision](), pieces.document) == expected):.4f}"
@@ -120,11 +129,8 @@ def main() -> None:
         title = f"{len(texts)} documents, {len(pieces.texts)} pieces of at most {most_tokens} tokens, {pieces.tokens} tokens"
         show(title, run_in_turn(sides, arguments.repetitions), baseline, len(texts), notes)
     theirs.max_seq_length = default_tokens
-    whole: dict[str, Callable[[], np.ndarray]] = {baseline: lambda: theirs.encode(texts, show_progress_bar=False)}
-    for precision, encoder in ours.items():
-        whole[precision] = lambda encoder=encoder: encoder.embed(texts).vectors
     title = f"whole documents ({baseline} reads the first {default_tokens} tokens of each)"
-    show(title, run_in_turn(whole, 1), baseline, len(texts), {})
+    show(title, run_in_turn(sides_of(texts), 1), baseline, len(texts), {})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def chunks_of(words: list[str]) -> list[str]:
     return [" ".join(words[start:end]) for start, end in balanced_spans(len(words), CHUNK_WORDS, MOST_CHUNKS)]
 
 
-def predict(models: list[tuple[Any, int]], lines: list[str]) -> None:
+def predict(models: list[tuple[Any, int]], lines: Iterable[str]) -> None:
     """Every label's probability for each line, by each (model, number of labels)."""
     for line in lines:
         for model, labels in models:
@@ -77,7 +77,7 @@ def main() -> None:
         (
             "whole job",
             lambda: classifier.score(texts),
-            lambda: [predict(models, chunks_of(words_of(text))) for text in texts],
+            lambda: predict(models, (line for text in texts for line in chunks_of(words_of(text)))),
         ),
         ("prepared chunks", lambda: classifier.score(prepared), lambda: predict(models, prepared)),
         ("raw chunks", lambda: classifier.score(raw), lambda: predict(models, raw)),
