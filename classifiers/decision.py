@@ -37,7 +37,14 @@ class Decision:
         return np.where(met, np.arange(1, len(LEVELS)), 0).max(axis=-1)
 
 
-MEDIAN = Decision((0.5,) * (len(LEVELS) - 1))
+@dataclass(frozen=True)
+class MostProbable:
+    """The paper's rule: the most probable level, not the mean; of equal ones the highest, since recall is preferred."""
+
+    def levels(self, probabilities: np.ndarray) -> np.ndarray:
+        """[rows, 6] to [rows], int."""
+        backwards = np.asarray(probabilities)[..., ::-1]
+        return len(LEVELS) - 1 - backwards.argmax(axis=-1)
 
 
 def read_decision(folder: Path) -> Decision:

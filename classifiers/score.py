@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classifiers.decision import MEDIAN, Decision
+from classifiers.decision import Decision, MostProbable
 from classifiers.rubric import CATEGORY_NAMES, LEVELS, NEVER_TRAIN_CATEGORIES, NO_CATEGORY, UNSAFE_CATEGORY_NAMES
 
 STORED_DECIMALS = 5  # the last bits of a float32 probability differ between batch shapes; what is stored must not
@@ -47,13 +47,13 @@ def score_from_chunks(
     level_probabilities: np.ndarray,
     category_probabilities: np.ndarray,
     never_train: np.ndarray | None = None,
-    decision: Decision = MEDIAN,
+    decision: Decision | MostProbable = MostProbable(),
 ) -> Score:
     """The document's score: the maximum over its chunks (paper, section on scoring).
 
     `level_probabilities` [chunks, 6]; `category_probabilities` [chunks, 18] in the order of `UNSAFE_CATEGORY_NAMES`;
-    `never_train` [chunks, 3] or None; `decision` makes a level of each chunk's probabilities. Among the chunks of the highest level, the one surest of being at least that
-    level speaks for the document; the earliest of equal ones.
+    `never_train` [chunks, 3] or None; `decision` makes a level of each chunk's probabilities. Among the chunks of the
+    highest level, the one surest of being at least that level speaks for the document; the earliest of equal ones.
     """
     level_probabilities = np.round(level_probabilities.astype(np.float64), STORED_DECIMALS)
     category_probabilities = np.round(category_probabilities.astype(np.float64), STORED_DECIMALS)

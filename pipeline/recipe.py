@@ -66,7 +66,16 @@ class FastText(_Section):
 
 class Embedding(_Section):
     encoder: str = Field("embedded:all-MiniLM-L6-v2", description="embedded:NAME, a local folder, or a Hub id")
-    head: str | None = Field(None, description="safetensors file of the heads; null: those that ship with safetrove")
+    head: str | None = Field(
+        None,
+        description="safetensors file of the heads; null: those that ship with safetrove; model: the six-way head that "
+        "the encoder itself has, such as the paper's",
+    )
+    remote_code_revision: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{40}$",
+        description="only with head: model; the commit at which you have read the model's own code and let it run",
+    )
     threads: int = Field(1, ge=1, description="torch threads of a worker; fixed, because it decides the last bits")
     precision: Literal["float32", "bfloat16", "int8"] = Field(
         "float32", description="of the encoder's matrix products; docs/performance.md says what each costs and changes"
@@ -74,6 +83,14 @@ class Embedding(_Section):
     keep_embeddings: bool = Field(
         False, description="keep the chunk vectors (fp16), so that another head scores the corpus without the encoder"
     )
+
+    @model_validator(mode="after")
+    def _own_head(self) -> "Embedding":
+        if self.head == "model" and (self.keep_embeddings or self.precision != "float32"):
+            raise ValueError("head: model scores texts as the model does: keep_embeddings false, precision float32")
+        if self.head != "model" and self.remote_code_revision is not None:
+            raise ValueError("remote_code_revision goes with head: model only")
+        return self
 
 
 class JudgeServer(ServerSettings):

@@ -128,7 +128,7 @@ def _add_adapters(model: Any, settings: Finetuning) -> dict[str, tuple["torch.Te
         def forward(self, weight: torch.Tensor) -> torch.Tensor:
             return weight + 2.0 * self.up @ self.down  # the usual alpha of twice the rank
 
-    found = {}
+    found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for name, module in _top_linear_modules(model, settings.layers).items():
         adapter = LowRank(module.out_features, module.in_features)
         parametrize.register_parametrization(module, "weight", adapter)
@@ -152,17 +152,16 @@ class Finetuner:
         else:
             for module in _top_linear_modules(model, settings.layers).values():
                 module.requires_grad_(True)
-        self.heads = {
+        self.heads: dict[str, torch.Tensor] = {
             name: torch.nn.Parameter(torch.from_numpy(value).float() / (HEAD_SCALE if name.endswith("weight") else 1.0))
             for name, value in heads.items()
         }
-        trained = [parameter for pair in self.adapters.values() for parameter in pair]
+        trained: list[torch.Tensor] = [parameter for pair in self.adapters.values() for parameter in pair]
         trained = trained or [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._parameters = [*trained, *self.heads.values()]
         self._rates = (settings.learning_rate, settings.head_learning_rate)
-        self._optimizer = torch.optim.AdamW(
-            [{"params": trained}, {"params": list(self.heads.values())}], weight_decay=settings.weight_decay
-        )
+        groups: list[dict[str, Any]] = [{"params": trained}, {"params": list(self.heads.values())}]
+        self._optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
 
     def train(self, rows: list[TrainingRow], report: Any = None) -> None:
         """All epochs. `report(text)` is called now and then. Raises DataError where the loss is no number."""

@@ -11,10 +11,11 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.batching import batched
 
 from classifiers.embedding import SHIPPED_HEAD, HeadFacts, read_head_facts
-from classifiers.encoder import LONGEST_WINDOW, Encoder
+from classifiers.encoder import Encoder
 from classifiers.errors import ModelError
 from classifiers.kept_embeddings import pack_vectors
 from classifiers.score import Score
+from classifiers.windows import LONGEST_WINDOW
 from pipeline.recipe import Recipe
 from pipeline.run_folder import RunFolder
 from pipeline.shard_task import ShardTask

@@ -10,7 +10,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from classifiers.ensemble import combine
-from classifiers.identity import embedding_identity, fasttext_identity
+from classifiers.identity import OWN_HEAD, embedding_identity, fasttext_identity, ready_identity
 from classifiers.judge import LEVEL_DIGITS, answer_schema, decision_question, judge_messages, judge_sha256
 from classifiers.judge_health import HealthBounds
 from classifiers.kept_embeddings import KeptEmbeddingsClassifier
@@ -77,6 +77,12 @@ class ClassifierStage(Stage):
         if self.classifier == "fasttext":
             return fasttext_identity(_optional_path(self.recipe.score.fasttext.weights))
         settings = self.recipe.score.embedding
+        if settings.head == OWN_HEAD:
+            return {
+                **ready_identity(settings.encoder),
+                "threads": settings.threads,
+                "remote_code_revision": settings.remote_code_revision,
+            }
         identity = embedding_identity(settings.encoder, _optional_path(settings.head))
         if self.reads_kept_embeddings:  # how they were made is in the identity of the stage embed
             return {**identity, "keep_embeddings": True}
@@ -113,6 +119,8 @@ class ClassifierStage(Stage):
         if self.classifier == "fasttext":
             return _fasttext(_optional_path(self.recipe.score.fasttext.weights))
         settings = self.recipe.score.embedding
+        if settings.head == OWN_HEAD:
+            return _ready(settings.encoder, settings.threads, settings.remote_code_revision)
         return _embedding(settings.encoder, _optional_path(settings.head), settings.threads, settings.precision)
 
 
@@ -121,6 +129,13 @@ def _fasttext(weights: Path | None) -> Any:
     from classifiers.fasttext_classifier import FastTextClassifier
 
     return FastTextClassifier.load(weights)
+
+
+@functools.lru_cache(maxsize=1)
+def _ready(model: str, threads: int, remote_code_revision: str | None) -> Any:
+    from classifiers.ready_classifier import ReadyClassifier
+
+    return ReadyClassifier.load(model, threads, remote_code_revision)
 
 
 @functools.lru_cache(maxsize=1)

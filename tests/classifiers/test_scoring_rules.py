@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classifiers.chunks import balanced_spans, bounded_text, encodable
+from classifiers.decision import Decision, MostProbable
 from classifiers.ensemble import combine
+from classifiers.errors import ModelError
 from classifiers.masking import mask_identifiers
 from classifiers.rubric import (
     CARD_CATEGORIES,
@@ -20,7 +22,7 @@ from classifiers.rubric import (
     UNSAFE_CATEGORY_NAMES,
     rubric_sha256,
 )
-from classifiers.score import Score, level_of, score_from_chunks
+from classifiers.score import Score, score_from_chunks
 from classifiers.training.evaluate import macro_f1, precision_at, recall_at
 
 
@@ -53,8 +55,27 @@ def test_highest_chunk_decides():
 
 
 def test_level_is_the_most_probable_not_the_mean():
-    assert level_of((0.30, 0.10, 0.15, 0.25, 0.15, 0.05)) == 0
-    assert level_of((0.4, 0.0, 0.0, 0.4, 0.2, 0.0)) == 3
+    rows = [(0.30, 0.10, 0.15, 0.25, 0.15, 0.05), (0.4, 0.0, 0.0, 0.4, 0.2, 0.0)]
+    assert MostProbable().levels(np.array(rows)).tolist() == [0, 3]
+
+
+@given(st.lists(st.floats(0.001, 1), min_size=6, max_size=6), st.lists(st.floats(0.05, 1), min_size=5, max_size=5))
+def test_a_lower_threshold_never_lowers_a_level(weights, thresholds):
+    probabilities = np.array([weights]) / np.sum(weights)
+    level = Decision(tuple(thresholds)).levels(probabilities)[0]
+    lower = Decision(tuple(value * 0.5 for value in thresholds)).levels(probabilities)[0]
+    assert lower >= level
+    assert level == max([k for k in range(1, 6) if probabilities[0, k:].sum() >= thresholds[k - 1]], default=0)
+
+
+def test_thresholds_of_one_half_give_the_median():
+    assert Decision((0.5,) * 5).levels(np.array([[0.3, 0.1, 0.15, 0.25, 0.15, 0.05]])).tolist() == [2]
+
+
+@pytest.mark.parametrize("thresholds", [(0.5,) * 4, (0.5, 0.5, 0.5, 0.5, 0.0), (0.5, 0.5, 0.5, 0.5, 1.1)])
+def test_thresholds_out_of_range_are_refused(thresholds):
+    with pytest.raises(ModelError, match="expected 5 numbers in"):
+        Decision(thresholds)
 
 
 @pytest.mark.parametrize(
