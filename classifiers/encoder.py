@@ -117,6 +117,7 @@ class Encoder:
         positions = getattr(self._model.config, "max_position_embeddings", 512)
         self.window: int = min(positions, self._tokenizer.model_max_length, LONGEST_WINDOW)
         self.size: int = self._model.config.hidden_size
+        self.vocabulary_size: int = self._model.get_input_embeddings().num_embeddings
         self.weights_sha256 = _EMBEDDED_SHA256 if embedded else _state_sha256(self._model)
         if adapter is not None:
             merge_adapter(self._model, read_adapter(adapter, self.weights_sha256), adapter)
@@ -129,14 +130,10 @@ class Encoder:
         chunks: list[list[int]] = []
         document: list[int] = []
         for index, text in enumerate(texts):
-            for chunk in self._windows(text):
+            for chunk in self.windows(text):
                 chunks.append(chunk)
                 document.append(index)
-        vectors = np.zeros((len(chunks), self.size), dtype=np.float32)
-        with _fixed_threads(self.threads):
-            for index, chunk in enumerate(chunks):
-                vectors[index] = self._embed_chunk(chunk)
-        return Embeddings(vectors, np.array(document, dtype=np.int64))
+        return Embeddings(self.embed_windows(chunks), np.array(document, dtype=np.int64))
 
     @property
     def model(self) -> Any:
@@ -156,7 +153,16 @@ class Encoder:
         found = self._tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
         return [first + ids[:room] + last for ids in found]
 
-    def _windows(self, text: str) -> list[list[int]]:
+    def embed_windows(self, windows: list[list[int]]) -> np.ndarray:
+        """[windows, size]: the vectors of chunks that `windows` cut."""
+        vectors = np.zeros((len(windows), self.size), dtype=np.float32)
+        with _fixed_threads(self.threads):
+            for index, window in enumerate(windows):
+                vectors[index] = self._embed_chunk(window)
+        return vectors
+
+    def windows(self, text: str) -> list[list[int]]:
+        """The token ids of the chunks of a text, special tokens included: the cheap part of `embed`."""
         text = encodable(bounded_text(text, MOST_CHARACTERS))
         # verbose=False: the tokenizer warns of texts over its window, which are cut below.
         ids = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]

@@ -26,6 +26,8 @@ def clopper_pearson_lower(hits: int, trials: int, confidence: float) -> float:
 
 def positives_needed(target: float, confidence: float) -> int:
     """Fewest positives, none of them missed, whose lower bound reaches `target`: target ** n <= 1 - confidence."""
+    if target >= 1.0:
+        return 1
     return math.ceil(math.log(1.0 - confidence) / math.log(target) - 1e-12)
 
 
@@ -56,7 +58,7 @@ class Promise:
     lower_bound: float
 
 
-def choose_threshold(scores: Sequence[float], level: int, target: float, confidence: float) -> Promise:
+def choose_threshold(scores: Sequence[float], level: int, target: float | None, confidence: float) -> Promise:
     """The highest threshold whose recall is at least `target` with one-sided `confidence`.
 
     `scores`: for each document that is truly at `level` or above, the gate score at which it just passes. Thresholds
@@ -68,10 +70,12 @@ def choose_threshold(scores: Sequence[float], level: int, target: float, confide
     hold together has confidence 1 - 2 (1 - confidence). Raises DataError where there are too few positives.
     """
     ordered = sorted(scores)
+    if target is None:
+        target = clopper_pearson_lower(len(ordered), len(ordered), confidence) if ordered else 1.0
     misses = allowed_misses(len(ordered), target, confidence)
     if misses < 0:
         raise DataError(
-            f"calibrating score >= {level}: {len(ordered)} documents of the data reach it; a recall of {target} with "
+            f"calibrating score >= {level}: {len(ordered)} documents of the data reach it; a recall of {target:g} with "
             f"{confidence:.0%} confidence needs at least {positives_needed(target, confidence)}. "
             "Give it more documents, or state a lower target"
         )
