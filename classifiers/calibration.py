@@ -262,13 +262,14 @@ def main(arguments: list[str] | None = None) -> int:
     if not all(0.0 < share < 1.0 for share in (options.confidence, *(t for t in targets.values() if t is not None))):
         parser.error("targets and confidence are shares between 0 and 1, without the ends")
     try:
+        texts, labelled = read_all_texts(options.texts), read_texts(options.distil)
         fasttext_weights, head = weight_paths(options.weights)
         embedding = EmbeddingClassifier.load(options.encoder, head, options.threads, options.precision)
         calibration = distil_and_calibrate(
             (FastTextClassifier.load(fasttext_weights), embedding),
             options.weights,
-            read_all_texts(options.texts),
-            read_texts(options.distil),
+            texts,
+            labelled,
             options.output,
             targets,
             options.confidence,
