@@ -27,7 +27,10 @@ def build_small_cascade(folder: Path, embedding: EmbeddingClassifier) -> Calibra
     sha256 = save_gate(fit_gate(features, [(teaching, np.arange(len(teaching.windows)))]), encoder, folder / GATE_FILE)
     gate = ChunkGate(folder / GATE_FILE, encoder.weights_sha256)
     scores = np.concatenate(
-        [gate.scores([teaching.windows[row] for row in np.flatnonzero(teaching.document == n)]) for n in range(len(texts))]
+        [
+            gate.scores([teaching.windows[row] for row in np.flatnonzero(teaching.document == n)])
+            for n in range(len(texts))
+        ]
     )
     identity = cascade_identity(None, encoder.name, None, encoder.precision, sha256)
     # As if fastText had found nothing: only the gate decides.

@@ -65,7 +65,9 @@ def test_tied_scores_are_not_counted_as_missed():
 
 
 def test_too_few_positives_are_refused_with_the_number_that_is_needed():
-    with pytest.raises(DataError, match=r"score >= 3: 12 documents of the data reach it; .* needs at least 29.*lower target"):
+    with pytest.raises(
+        DataError, match=r"score >= 3: 12 documents of the data reach it; .* needs at least 29.*lower target"
+    ):
         choose_threshold([0.5] * 12, 3, 0.9, 0.95)
     with pytest.raises(DataError, match="0 documents"):
         choose_threshold([], 3, None, 0.95)
@@ -178,7 +180,9 @@ def test_a_file_that_is_no_calibration_is_refused(calibration, tmp_path, change,
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path):
-    with pytest.raises(DataError, match=r"no such calibration; calibrate again with `python -m classifiers.calibration`"):
+    with pytest.raises(
+        DataError, match=r"no such calibration; calibrate again with `python -m classifiers.calibration`"
+    ):
         load_calibration(tmp_path / "calibration.json", IDENTITY)
 
 
