@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import sys
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +13,9 @@ import numpy as np
 from classifiers.calibration_file import Calibration, Cost, CurvePoint
 from classifiers.cascade import CALIBRATION_FILE, cascade_identity
 from classifiers.cascade_rules import AT_1, AT_3, BOUNDARIES, NEVER_TRAIN, Thresholds, asks_whole, replay
-from classifiers.chunk_gate import GATE_FILE, ChunkGate
+from classifiers.chunk_gate import GATE_FILE, gate_scores
 from classifiers.embedding import SHIPPED_HEAD, EmbeddingClassifier
-from classifiers.encoder import DEFAULT_PRECISION, EMBEDDED_ENCODER, Encoder
+from classifiers.encoder import DEFAULT_PRECISION, EMBEDDED_ENCODER
 from classifiers.errors import DataError, SafetroveError
 from classifiers.fasttext_classifier import SHIPPED_WEIGHTS, FastTextClassifier
 from classifiers.gate_statistics import choose_threshold, recall_curve
@@ -25,6 +24,7 @@ from classifiers.training.gate_training import (
     Teaching,
     fit_gate,
     fold_of,
+    gate_bytes,
     save_gate,
     teach,
     token_features,
@@ -146,21 +146,16 @@ def evidence_of(teaching: Teaching, gate_scores: np.ndarray, first: list[Score])
 
 
 def cross_fitted_scores(
-    texts: list[str],
-    teaching: Teaching,
-    others: list[tuple[Teaching, np.ndarray]],
-    features: np.ndarray,
-    folder: Path,
-    encoder: Encoder,
+    texts: list[str], teaching: Teaching, others: list[tuple[Teaching, np.ndarray]], features: np.ndarray
 ) -> np.ndarray:
     """[chunks, 3]: gate scores of every chunk, by a gate that was distilled from the other `FOLDS` - 1 folds of texts."""
     folds = np.array([fold_of(text, FOLDS) for text in texts])[teaching.document]
     scores = np.zeros((len(teaching.windows), 3))
     for fold in range(FOLDS):
         kept, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        file = folder / f"fold-{fold}.safetensors"
-        save_gate(fit_gate(features, [*others, (teaching, kept)]), encoder, file)
-        scores[held_out] = ChunkGate(file, encoder.weights_sha256).scores([teaching.windows[row] for row in held_out])
+        tensors = fit_gate(features, [*others, (teaching, kept)])
+        for row in held_out:
+            scores[row] = gate_scores(tensors, [teaching.windows[row]])[0]
     return scores
 
 
@@ -195,14 +190,13 @@ def distil_and_calibrate(
     others = [(other, np.arange(len(other.windows)))]
     features = token_features(token_vectors(encoder), [*teaching.windows, *other.windows])
     final = fit_gate(features, [*others, (teaching, np.arange(len(teaching.windows)))])
-    with tempfile.TemporaryDirectory() as scratch:
-        scores = cross_fitted_scores(texts, teaching, others, features, Path(scratch), encoder)
-        sha256 = save_gate(final, encoder, Path(scratch) / GATE_FILE)
+    sha256 = hashlib.sha256(gate_bytes(final, encoder.weights_sha256)).hexdigest()
+    scores = cross_fitted_scores(texts, teaching, others, features)
     fasttext_weights, head = weight_paths(weights)
     identity = cascade_identity(fasttext_weights, encoder.name, head, encoder.precision, sha256)
     evidence = evidence_of(teaching, scores, fasttext.score(texts))
     calibration = calibrate(evidence, targets, confidence, identity, texts_sha256(texts))
-    save_gate(final, encoder, folder / GATE_FILE)
+    save_gate(final, encoder.weights_sha256, folder / GATE_FILE)
     calibration.save(folder / CALIBRATION_FILE)
     return calibration
 

@@ -28,6 +28,13 @@ def gate_logits(sums: np.ndarray, tensors: dict[str, np.ndarray]) -> np.ndarray:
     return logits
 
 
+def gate_scores(tensors: dict[str, np.ndarray], windows: list[list[int]]) -> np.ndarray:
+    """[windows, 3] in [0, 1] from the tensors of a gate file; the table in bytes, the others in any float."""
+    sums = np.stack([summed_tokens(tensors["table"], window) for window in windows])
+    network = {name: tensor.astype(np.float64) for name, tensor in tensors.items() if name != "table"}
+    return np.round(sigmoid(gate_logits(sums, network)), STORED_DECIMALS)
+
+
 class ChunkGate:
     """Gate scores of chunks; those of a document depend on nothing else. Distilled from one embedding classifier.
 
@@ -39,13 +46,11 @@ class ChunkGate:
         """Raises ModelError for a broken file, or one that was distilled from another encoder."""
         tensors = _read(file, encoder_sha256)
         self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        self._table = tensors.pop("table")
-        self._tensors = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+        self._tensors = tensors
 
     def scores(self, windows: list[list[int]]) -> np.ndarray:
         """[windows, 3] in [0, 1], of the windows of one document (`Encoder.windows`)."""
-        sums = np.stack([summed_tokens(self._table, window) for window in windows])
-        return np.round(sigmoid(gate_logits(sums, self._tensors)), STORED_DECIMALS)
+        return gate_scores(self._tensors, windows)
 
 
 def _read(file: Path, encoder_sha256: str) -> dict[str, np.ndarray]:
@@ -62,7 +67,8 @@ def _read(file: Path, encoder_sha256: str) -> dict[str, np.ndarray]:
         raise ModelError(f"{file}: not a safetensors file ({error}); restore it or {rebuild}") from error
     if metadata.get("encoder_sha256") != encoder_sha256:
         raise ModelError(
-            f"{file}: distilled from the encoder {metadata.get('encoder')!r}, not from the one loaded; {rebuild}"
+            f"{file}: distilled from the encoder with sha256 {metadata.get('encoder_sha256')}, not from the one loaded; "
+            f"{rebuild}"
         )
     found = {name: tensor.shape for name, tensor in tensors.items()}
     vocabulary, width = found.get("table", (0, 0))

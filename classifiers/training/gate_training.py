@@ -124,15 +124,22 @@ def _train(features: np.ndarray, targets: np.ndarray, vectors: np.ndarray) -> di
     return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
 
 
-def save_gate(tensors: dict[str, np.ndarray], encoder: Encoder, file: Path) -> str:
-    """Write a gate file whole or not at all. Returns its sha256 (hexadecimal)."""
-    from safetensors.numpy import save_file
+def gate_bytes(tensors: dict[str, np.ndarray], encoder_sha256: str) -> bytes:
+    """The content of a gate file. One metadata entry only: safetensors writes several in any order."""
+    from safetensors.numpy import save
 
+    content: bytes = save(tensors, metadata={"encoder_sha256": encoder_sha256})
+    return content
+
+
+def save_gate(tensors: dict[str, np.ndarray], encoder_sha256: str, file: Path) -> str:
+    """Write a gate file whole or not at all. Returns its sha256 (hexadecimal)."""
+    content = gate_bytes(tensors, encoder_sha256)
     file.parent.mkdir(parents=True, exist_ok=True)
     whole = file.with_name(file.name + ".tmp")
-    save_file(tensors, str(whole), metadata={"encoder": encoder.name, "encoder_sha256": encoder.weights_sha256})
+    whole.write_bytes(content)
     whole.replace(file)
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return hashlib.sha256(content).hexdigest()
 
 
 def fold_of(text: str, folds: int) -> int:

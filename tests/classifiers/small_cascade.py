@@ -24,7 +24,9 @@ def build_small_cascade(folder: Path, embedding: EmbeddingClassifier) -> Calibra
     encoder = embedding.encoder
     features = np.random.default_rng(0).normal(size=(encoder.vocabulary_size, 24)).astype(np.float32)
     teaching = teach(embedding, texts)
-    sha256 = save_gate(fit_gate(features, [(teaching, np.arange(len(teaching.windows)))]), encoder, folder / GATE_FILE)
+    sha256 = save_gate(
+        fit_gate(features, [(teaching, np.arange(len(teaching.windows)))]), encoder.weights_sha256, folder / GATE_FILE
+    )
     gate = ChunkGate(folder / GATE_FILE, encoder.weights_sha256)
     scores = np.concatenate(
         [

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from classifiers.calibration import main, texts_sha256
 from classifiers.calibration_file import Calibration
 from classifiers.cascade import CALIBRATION_FILE, CascadeClassifier
-from classifiers.chunk_gate import GATE_FILE, gate_logits, summed_tokens
+from classifiers.chunk_gate import GATE_FILE, gate_scores
 from classifiers.embedding import HEAD_ROWS, EmbeddingClassifier
 from classifiers.encoder import Encoder
 from classifiers.errors import IdentityError
@@ -23,11 +23,18 @@ WORDS = [f"word{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
 
 def make_encoder(folder) -> None:
     import torch
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import BertProcessing
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt"), model_max_length=32).save_pretrained(folder)
+    numbers = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    tokenizer = Tokenizer(WordLevel(numbers, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer, tokenizer.post_processor = Whitespace(), BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", model_max_length=32
+    ).save_pretrained(folder)
     config = BertConfig(
         vocab_size=len(WORDS) + 5, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
         max_position_embeddings=32,
@@ -130,9 +137,8 @@ def test_a_gate_learns_what_the_classifier_says(calibrated):
     known, new = teach(embedding, sentences(200, 5)), teach(embedding, sentences(60, 6))
     features = token_features(token_vectors(embedding.encoder), known.windows)
     tensors = fit_gate(features, [(known, np.arange(len(known.windows)))])
-    sums = np.stack([summed_tokens(tensors["table"], window) for window in new.windows])
-    logits = gate_logits(sums, tensors)
-    assert np.corrcoef(logits[:, 0], new.targets[:, 0])[0, 1] > 0.5
+    scores = gate_scores(tensors, new.windows)
+    assert np.corrcoef(scores[:, 0], new.targets[:, 0])[0, 1] > 0.5
 
 
 def test_folds_follow_the_text_alone():
