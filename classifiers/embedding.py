@@ -13,7 +13,7 @@ from classifiers.decision import Decision, MostProbable
 from classifiers.encoder import DEFAULT_PRECISION, EMBEDDED_ENCODER, Embeddings, Encoder
 from classifiers.errors import ModelError
 from classifiers.rubric import LEVELS, NEVER_TRAIN_CATEGORIES, UNSAFE_CATEGORY_NAMES
-from classifiers.score import Score, score_from_chunks
+from classifiers.score import STORED_DECIMALS, Score, score_from_chunks
 
 SHIPPED_HEAD = Path(__file__).parent / "weights" / "embedding" / "minilm_head.safetensors"
 HEAD_ROWS = {"level": len(LEVELS), "category": len(UNSAFE_CATEGORY_NAMES), "never_train": len(NEVER_TRAIN_CATEGORIES)}
@@ -88,18 +88,29 @@ class EmbeddingHeads:
     def __init__(self, head_file: Path, encoder_sha256: str, size: int) -> None:
         """Raises ModelError as `read_head` does."""
         self._head = read_head(head_file, encoder_sha256, size)
-        self._decision = read_head_facts(head_file).decision
+        self.decision = read_head_facts(head_file).decision
 
     def score(self, embeddings: Embeddings) -> list[Score]:
         """One score for each document that has a chunk, in order. Vectors are rounded to fp16 first: that is how they
         are kept, so kept vectors and new ones give the same scores."""
-        vectors = embeddings.vectors.astype(np.float16).astype(np.float64)
-        levels = softmax(self._logits("level", vectors))
-        categories = softmax(self._logits("category", vectors))
-        never_train = sigmoid(self._logits("never_train", vectors))
+        levels, categories, never_train = self.chunk_probabilities(embeddings.vectors)
         starts = np.flatnonzero(np.diff(embeddings.document, prepend=-1)).tolist()
         parts = zip(starts, [*starts[1:], len(embeddings.document)], strict=True) if starts else []
-        return [score_from_chunks(levels[a:b], categories[a:b], never_train[a:b], self._decision) for a, b in parts]
+        return [score_from_chunks(levels[a:b], categories[a:b], never_train[a:b], self.decision) for a, b in parts]
+
+    def chunk_probabilities(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the heads say of each vector [chunks, size]: levels [chunks, 6], categories [chunks, 18], never-train
+        [chunks, 3]."""
+        kept = vectors.astype(np.float16).astype(np.float64)
+        return (
+            softmax(self._logits("level", kept)),
+            softmax(self._logits("category", kept)),
+            sigmoid(self._logits("never_train", kept)),
+        )
+
+    def chunk_levels(self, level_probabilities: np.ndarray) -> np.ndarray:
+        """Level of each chunk, as `score` decides it: [chunks, 6] to [chunks], int."""
+        return self.decision.levels(np.round(level_probabilities, STORED_DECIMALS))
 
     def _logits(self, name: str, vectors: np.ndarray) -> np.ndarray:
         return vectors @ self._head[f"{name}.weight"].T + self._head[f"{name}.bias"]
@@ -133,6 +144,16 @@ class EmbeddingClassifier:
             )
         head = SHIPPED_HEAD if head is None else Path(head)
         return cls(Encoder(encoder, threads, precision, read_head_facts(head).adapter), head)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder whose vectors the heads read."""
+        return self._encoder
+
+    @property
+    def heads(self) -> EmbeddingHeads:
+        """The heads, for callers that encode chunk by chunk."""
+        return self._heads
 
     def embed(self, texts: list[str]) -> Embeddings:
         """The chunk embeddings that the heads read."""

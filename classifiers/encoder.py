@@ -81,6 +81,7 @@ class Encoder:
         self._windows = TokenWindows(self._tokenizer, self._model.config)
         self.window: int = self._windows.longest
         self.size: int = self._model.config.hidden_size
+        self.vocabulary_size: int = self._model.get_input_embeddings().num_embeddings
         self.weights_sha256 = _EMBEDDED_SHA256 if embedded else state_sha256(self._model)
         if adapter is not None:
             merge_adapter(self._model, read_adapter(adapter, self.weights_sha256), adapter)
@@ -93,14 +94,10 @@ class Encoder:
         chunks: list[list[int]] = []
         document: list[int] = []
         for index, text in enumerate(texts):
-            for chunk in self._windows.all(text):
+            for chunk in self.windows(text):
                 chunks.append(chunk)
                 document.append(index)
-        vectors = np.zeros((len(chunks), self.size), dtype=np.float32)
-        with fixed_threads(self.threads):
-            for index, chunk in enumerate(chunks):
-                vectors[index] = self._embed_chunk(chunk)
-        return Embeddings(vectors, np.array(document, dtype=np.int64))
+        return Embeddings(self.embed_windows(chunks), np.array(document, dtype=np.int64))
 
     @property
     def model(self) -> Any:
@@ -115,6 +112,18 @@ class Encoder:
     def first_windows(self, texts: list[str], longest: int) -> list[list[int]]:
         """Token ids of the beginning of each text, with the special ones, at most `longest` and the window."""
         return [self._windows.first(text, longest) for text in texts]
+
+    def embed_windows(self, windows: list[list[int]]) -> np.ndarray:
+        """[windows, size]: the vectors of chunks that `windows` cut."""
+        vectors = np.zeros((len(windows), self.size), dtype=np.float32)
+        with fixed_threads(self.threads):
+            for index, window in enumerate(windows):
+                vectors[index] = self._embed_chunk(window)
+        return vectors
+
+    def windows(self, text: str) -> list[list[int]]:
+        """The token ids of the chunks of a text, special tokens included: the cheap part of `embed`."""
+        return self._windows.all(text)
 
     def _embed_chunk(self, chunk: list[int]) -> np.ndarray:
         import torch

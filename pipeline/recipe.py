@@ -127,6 +127,12 @@ class Judge(_Section):
     health: JudgeHealth = JudgeHealth()
 
 
+class Cascade(_Section):
+    """Show the encoder only the chunks that calibrated gates pass on; off unless given."""
+
+    calibration: str = Field(description="folder with gate.safetensors and calibration.json, made for these weights")
+
+
 class Score(_Section):
     """Which classifiers are asked; the final score is the maximum over all that were."""
 
@@ -134,6 +140,7 @@ class Score(_Section):
     fasttext: FastText = FastText()
     embedding: Embedding = Embedding()
     judge: Judge = Judge()
+    cascade: Cascade | None = Field(None, description="null: the encoder reads every document")
 
     @field_validator("classifiers")
     @classmethod
@@ -141,6 +148,14 @@ class Score(_Section):
         if not value or len(set(value)) != len(value):
             raise ValueError("name at least one classifier, each once")
         return value
+
+    @model_validator(mode="after")
+    def _cascade_has_its_classifiers(self) -> "Score":
+        if self.cascade and not {"fasttext", "embedding"} <= set(self.classifiers):
+            raise ValueError("cascade: needs both fasttext and embedding among the classifiers")
+        if self.cascade and self.embedding.keep_embeddings:
+            raise ValueError("cascade: reads few chunks, embedding.keep_embeddings keeps all of them; choose one")
+        return self
 
 
 class Synthesis(_Section):
@@ -232,7 +247,11 @@ def parse_recipe(value: dict[str, Any], where: str, base: Path) -> Recipe:
     sources = [s if s.format == "hub" else s.model_copy(update={"path": str(base / s.path)}) for s in recipe.sources]
     suites = [s.model_copy(update={"path": str(base / s.path)}) for s in recipe.ingest.decontaminate]
     ingest = recipe.ingest.model_copy(update={"decontaminate": suites})
-    return recipe.model_copy(update={"sources": sources, "ingest": ingest})
+    score = recipe.score
+    if score.cascade:
+        folder = score.cascade.model_copy(update={"calibration": str(base / score.cascade.calibration)})
+        score = score.model_copy(update={"cascade": folder})
+    return recipe.model_copy(update={"sources": sources, "ingest": ingest, "score": score})
 
 
 def dump_recipe(recipe: Recipe) -> str:

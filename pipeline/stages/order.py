@@ -6,6 +6,7 @@ from pipeline.recipe import Recipe
 from pipeline.run_folder import RunFolder
 from pipeline.stage import Stage
 from pipeline.stages.card import CardCountsStage, ReportStage
+from pipeline.stages.cascade import GatedEmbeddingStage
 from pipeline.stages.dedup import DedupFindStage, DocumentsStage
 from pipeline.stages.embed import EmbedStage
 from pipeline.stages.ingest import IngestStage
@@ -20,10 +21,9 @@ def build_stages(recipe: Recipe, run: RunFolder, files: list[InputFile]) -> list
     """All stages; every per-document stage has one shard for each input file."""
     n = len(files)
     kinds = synthetic_kinds(recipe)
-    classifiers: list[Stage] = [
-        JudgeStage(recipe, run, n) if name == "judge" else ClassifierStage(name, recipe, run, n)
-        for name in recipe.score.classifiers
-    ]
+    # a cascade's encoder reads what fastText wrote
+    names = sorted(recipe.score.classifiers, key=lambda name: name != "fasttext")
+    classifiers: list[Stage] = [_classifier_stage(name, recipe, run, n) for name in names]
     keeps = "embedding" in recipe.score.classifiers and recipe.score.embedding.keep_embeddings
     return [
         IngestStage(recipe, run, files),
@@ -41,6 +41,14 @@ def build_stages(recipe: Recipe, run: RunFolder, files: list[InputFile]) -> list
         CardCountsStage(recipe, run, n),
         ReportStage(recipe, run, n),
     ]
+
+
+def _classifier_stage(name: str, recipe: Recipe, run: RunFolder, shards: int) -> Stage:
+    if name == "judge":
+        return JudgeStage(recipe, run, shards)
+    if name == "embedding" and recipe.score.cascade:
+        return GatedEmbeddingStage(recipe, run, shards)
+    return ClassifierStage(name, recipe, run, shards)
 
 
 def select_stages(stages: list[Stage], names: list[str]) -> list[Stage]:

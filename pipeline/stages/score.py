@@ -9,6 +9,7 @@ import pyarrow as pa
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from classifiers.cascade import stage_reached
 from classifiers.ensemble import combine
 from classifiers.identity import OWN_HEAD, embedding_identity, fasttext_identity, ready_identity
 from classifiers.judge import LEVEL_DIGITS, answer_schema, decision_question, judge_messages, judge_sha256
@@ -240,7 +241,8 @@ class FinalScoreStage(Stage):
         super().__init__("score-final", recipe, run, shards)
 
     def settings(self) -> dict[str, Any]:
-        return {"classifiers": sorted(self.recipe.score.classifiers), "never_train": LEAST_PROBABILITY}
+        settings = {"classifiers": sorted(self.recipe.score.classifiers), "never_train": LEAST_PROBABILITY}
+        return {**settings, "cascade": True} if self.recipe.score.cascade else settings
 
     def inputs(self, shard: int) -> list[ShardRef]:
         return [("documents", shard), *((f"score-{name}", shard) for name in self.recipe.score.classifiers)]
@@ -257,6 +259,7 @@ class FinalScoreStage(Stage):
                 ("category", pa.string()),
                 ("never_train", pa.string()),
                 *((f"by_{name}", pa.int8()) for name in sorted(names)),
+                *([("stage_reached", pa.string())] if self.recipe.score.cascade else []),
             ]
         )
         sidecars = {f"score-{name}": score_table(self.run, name, task.shard) for name in names}
@@ -293,6 +296,7 @@ class CombineScores(PipelineStep):
                 "category": final.category if final else "other",
                 "never_train": reason,
                 **{f"by_{name}": score.score if score else None for name, score in scores.items()},
+                "stage_reached": stage_reached(scores),  # written for cascades only
             }
             yield document
         self.task.metrics["never_train"] = dict(sorted(found.items()))

@@ -1,0 +1,148 @@
+"""The whole calibration command on a tiny encoder with random weights: distil, cross-fit, calibrate, load, score."""
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from classifiers.calibration import main, texts_sha256
+from classifiers.calibration_file import Calibration
+from classifiers.cascade import CALIBRATION_FILE, CascadeClassifier
+from classifiers.chunk_gate import GATE_FILE, gate_scores
+from classifiers.embedding import HEAD_ROWS, EmbeddingClassifier
+from classifiers.encoder import Encoder
+from classifiers.errors import IdentityError
+from classifiers.fasttext_classifier import SHIPPED_WEIGHTS
+from classifiers.training.gate_training import fit_gate, fold_of, teach, token_features, token_vectors
+
+WORDS = [f"word{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+
+
+def make_encoder(folder) -> None:
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import BertProcessing
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    numbers = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    tokenizer = Tokenizer(WordLevel(numbers, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer, tokenizer.post_processor = Whitespace(), BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", model_max_length=32
+    ).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(WORDS) + 5, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(folder)
+
+
+def make_weights(folder, encoder: Encoder) -> None:
+    """The shipped fastText models, and heads with random weights whose levels differ from text to text."""
+    shutil.copytree(SHIPPED_WEIGHTS, folder / "fasttext")
+    (folder / "embedding").mkdir()
+    draw, vectors = np.random.default_rng(4), encoder.embed(sentences(100, 9)).vectors
+    tensors = {f"{n}.weight": draw.normal(size=(rows, encoder.size)) / vectors.std(0) for n, rows in HEAD_ROWS.items()}
+    tensors |= {f"{n}.bias": -tensors[f"{n}.weight"] @ vectors.mean(0) for n in HEAD_ROWS}
+    tensors["level.bias"][0] += 6.0
+    tensors["never_train.bias"] -= 20.0
+    save_file(
+        {name: tensor.astype(np.float32) for name, tensor in tensors.items()},
+        folder / "embedding" / "minilm_head.safetensors",
+        metadata={"encoder": encoder.name, "encoder_sha256": encoder.weights_sha256},
+    )
+
+
+def sentences(number: int, seed: int) -> list[str]:
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(draw.sample(WORDS, 3), k=draw.randint(4, 70))) for _ in range(number)]
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibrated")
+    make_encoder(folder / "encoder")
+    make_weights(folder / "weights", Encoder(str(folder / "encoder")))
+    for name, seed in (("texts.jsonl", 1), ("rows.jsonl", 2)):
+        (folder / name).write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(120, seed)))
+    arguments = [str(folder / "texts.jsonl"), "--distil", str(folder / "rows.jsonl"), "--output", str(folder / "gates")]
+    arguments += ["--weights", str(folder / "weights"), "--encoder", str(folder / "encoder"), "--target-1", "0.8"]
+    assert main(arguments) == 0
+    return folder, arguments
+
+
+def load(folder) -> CascadeClassifier:
+    weights = folder / "weights"
+    head = weights / "embedding" / "minilm_head.safetensors"
+    embedding = EmbeddingClassifier.load(str(folder / "encoder"), head)
+    return CascadeClassifier.load(folder / "gates", embedding, weights / "fasttext", head)
+
+
+def test_the_file_says_what_was_calibrated(calibrated):
+    folder, _ = calibrated
+    found = Calibration.model_validate_json((folder / "gates" / CALIBRATION_FILE).read_text())
+    assert (found.documents, found.data_sha256) == (120, texts_sha256(sentences(120, 1)))
+    assert [promise.level for promise in found.promises] == [1, 3]
+    assert found.promises[0].lower_bound >= 0.8 and found.promises[1].missed == 0
+    assert 0 < found.cost.tokens <= 1 and {point.level for point in found.curve} == {1, 3}
+
+
+def test_what_the_command_wrote_scores_texts(calibrated):
+    scores = load(calibrated[0]).score(sentences(40, 3))
+    assert {score.stage_reached for score in scores} <= {"fasttext", "embedding"}
+    assert any(score.by["embedding"] is not None for score in scores)
+
+
+def test_the_same_texts_give_the_same_bytes(calibrated):
+    folder, arguments = calibrated
+    before = (folder / "gates" / GATE_FILE).read_bytes(), (folder / "gates" / CALIBRATION_FILE).read_bytes()
+    assert main(arguments) == 0
+    assert before == ((folder / "gates" / GATE_FILE).read_bytes(), (folder / "gates" / CALIBRATION_FILE).read_bytes())
+
+
+def test_too_few_texts_are_refused_and_nothing_is_written(calibrated, tmp_path, capsys):
+    _, arguments = calibrated
+    (tmp_path / "few.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(8, 1)))
+    few = [str(tmp_path / "few.jsonl"), *arguments[1:4], str(tmp_path / "gates"), *arguments[5:]]
+    few += ["--target-1", "0.95"]
+    assert main(few) == 1
+    assert "a recall of 0.95 with 95% confidence needs at least 59" in capsys.readouterr().err
+    assert not (tmp_path / "gates").exists()
+
+
+def test_new_heads_need_a_new_calibration(calibrated, tmp_path):
+    folder, _ = calibrated
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    head = moved / "weights" / "embedding" / "minilm_head.safetensors"
+    encoder = Encoder(str(folder / "encoder"))
+    tensors = {f"{n}.weight": np.zeros((rows, encoder.size), np.float32) for n, rows in HEAD_ROWS.items()}
+    tensors |= {f"{n}.bias": np.zeros(rows, np.float32) for n, rows in HEAD_ROWS.items()}
+    save_file(tensors, head, metadata={"encoder": "tiny", "encoder_sha256": encoder.weights_sha256})
+    with pytest.raises(IdentityError, match="other weights of embedding"):
+        load(moved)
+
+
+def test_a_gate_learns_what_the_classifier_says(calibrated):
+    """Distilled from some texts, it ranks the chunks of others: far from chance."""
+    folder, _ = calibrated
+    head = folder / "weights" / "embedding" / "minilm_head.safetensors"
+    embedding = EmbeddingClassifier.load(str(folder / "encoder"), head)
+    known, new = teach(embedding, sentences(200, 5)), teach(embedding, sentences(60, 6))
+    features = token_features(token_vectors(embedding.encoder), known.windows)
+    tensors = fit_gate(features, [(known, np.arange(len(known.windows)))])
+    scores = gate_scores(tensors, new.windows)
+    assert np.corrcoef(scores[:, 0], new.targets[:, 0])[0, 1] > 0.5
+
+
+def test_folds_follow_the_text_alone():
+    texts = sentences(400, 8)
+    folds = [fold_of(text, 4) for text in texts]
+    assert folds == [fold_of(text, 4) for text in texts]
+    assert all(60 < folds.count(fold) < 140 for fold in range(4))
