@@ -120,7 +120,7 @@ def _stage_line(recipe: Recipe, stage: str, m: Measured, scale: Scale) -> Line:
     seconds = m.seconds_of_a_shard * scale.shards + (m.seconds - m.seconds_of_a_shard) * scale.characters
     size = m.bytes_of_a_shard * scale.shards + (m.bytes - m.bytes_of_a_shard) * scale.characters
     documents = scale.rows if stage == "ingest" else m.rows_in * scale.documents
-    threads = recipe.score.embedding.threads if stage == "score-embedding" else 1
+    threads = recipe.score.embedding.threads if stage in ("embed", "score-embedding") else 1
     return Line(stage, documents, seconds * threads, seconds / workers, size)
 
 
@@ -132,7 +132,7 @@ def _verify_lines(
 ) -> list[Line]:
     """Verification scores every draft again: the time of the classifiers for as much text, at most."""
     characters = max(1, sum(len(document.text) for document, _ in scored))
-    scores = [m for name, m in measured.items() if name in ("score-fasttext", "score-embedding")]
+    scores = [m for name, m in measured.items() if name in ("score-fasttext", "embed", "score-embedding")]
     a_character = sum(m.seconds - m.seconds_of_a_shard for m in scores) / characters
     kinds = {stage: kind for kind, stage in STAGE_OF_KIND.items()}
     lines = []

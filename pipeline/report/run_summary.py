@@ -13,14 +13,15 @@ from pipeline.recipe import output_part
 from pipeline.report.rates import wilson_interval
 
 STAGES = (
-    *("ingest", "dedup-find", "documents", "score-fasttext", "score-embedding", "score-judge", "score-final"),
+    *("ingest", "dedup-find", "documents", "embed", "score-fasttext", "score-embedding"),
+    *("score-judge", "score-final"),
     *("rephrase", "refuse", "moralise", "verify-rephrased", "verify-refusal", "verify-moral", "tag"),
     *("tokenizer", "tokenise-safe", "tokenise-tagged", "tokenise-rephrased", "tokenise-refusal", "tokenise-moral"),
     *("blend", "card-counts"),
 )
 """All stages in the order in which text flows; the ledger is shown in it."""
 
-OPTIONAL_STAGES = frozenset({"score-fasttext", "score-embedding", "score-judge"})
+OPTIONAL_STAGES = frozenset({"embed", "score-fasttext", "score-embedding", "score-judge"})
 """Which of these run is the recipe's choice; their absence is no gap."""
 
 _NOT_BY_DOCUMENT_SHARD = frozenset({"dedup-find", "tokenizer", "blend"})
