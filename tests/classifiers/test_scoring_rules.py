@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from classifiers.rubric import (
     UNSAFE_CATEGORY_NAMES,
     rubric_sha256,
 )
+from classifiers.rubric_page import rubric_page
 from classifiers.score import Score, score_from_chunks
 from classifiers.training.evaluate import macro_f1, precision_at, recall_at
 
@@ -146,3 +148,8 @@ def test_identifiers_are_masked_and_the_rest_is_not():
         assert word not in masked
     for kept in ("In 2020 the 12 members paid 3.50", "Write to"):
         assert kept in masked
+
+
+def test_the_page_on_the_rubric_is_made_from_the_rubric():
+    page = Path(__file__).parents[2] / "docs" / "rubric.md"
+    assert page.read_text(encoding="utf-8") == rubric_page(), "python -m classifiers.rubric_page > docs/rubric.md"
