@@ -1,4 +1,7 @@
-"""Low-rank adapters of an encoder (LoRA, Hu et al. 2021, arXiv 2106.09685): stored small, merged into the weights at load."""
+"""What fine-tuning adds to an encoder's weights, stored apart from them and merged at load.
+
+Low-rank (LoRA, Hu et al. 2021, arXiv 2106.09685): a pair of thin matrices for each module; or dense, one update for each.
+"""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +12,7 @@ import numpy as np
 from classifiers.errors import ModelError
 
 SHIPPED_ADAPTER = Path(__file__).parent / "weights" / "embedding" / "minilm_adapter.safetensors"
-DOWN, UP = "down", "up"
+DOWN, UP, DENSE = "down", "up", "update"
 
 
 def low_rank_update(up: np.ndarray, down: np.ndarray) -> np.ndarray:
@@ -37,12 +40,18 @@ def read_adapter(path: Path, encoder_sha256: str) -> dict[str, np.ndarray]:
         raise ModelError(
             f"{path}: made for the encoder {metadata.get('encoder')!r}, not for the one loaded; train an adapter for it"
         )
-    modules = {name.rpartition(".")[0] for name in tensors}
-    if set(tensors) != {f"{module}.{part}" for module in modules for part in (DOWN, UP)}:
-        raise ModelError(f"{path}: expected a pair .{DOWN} and .{UP} for each module; train it again")
-    return {
-        module: low_rank_update(tensors[f"{module}.{UP}"], tensors[f"{module}.{DOWN}"]) for module in sorted(modules)
-    }
+    updates = {}
+    for module in sorted({name.rpartition(".")[0] for name in tensors}):
+        parts = {name.rpartition(".")[2]: value for name, value in tensors.items() if name.rpartition(".")[0] == module}
+        if parts.keys() == {DENSE}:
+            updates[module] = parts[DENSE].astype(np.float32)
+        elif parts.keys() == {DOWN, UP}:
+            updates[module] = low_rank_update(parts[UP], parts[DOWN])
+        else:
+            raise ModelError(
+                f"{path}: {module} has {', '.join(sorted(parts))}; expected .{DOWN} and .{UP}, or .{DENSE}; train it again"
+            )
+    return updates
 
 
 def merge_adapter(model: Any, updates: dict[str, np.ndarray], path: Path) -> None:

@@ -16,6 +16,8 @@ def average_adapters(adapters: Sequence[dict[str, np.ndarray]]) -> dict[str, np.
             tensors[name] = np.concatenate(parts, axis=0).astype(np.float16)
         elif name.endswith(f".{UP}"):
             tensors[name] = (np.concatenate(parts, axis=1) / len(parts)).astype(np.float16)
+        else:
+            tensors[name] = np.mean(parts, axis=0).astype(np.float16)
     return tensors
 
 

@@ -63,6 +63,8 @@ def _finetune(
     encoder = Encoder(encoder_name)
     embeddings = encoder.embed([row.text for row in rows])
     heads = fit_heads(rows, embeddings, unsafe_weight)  # head first
+    if settings.method == "head":
+        return FineTuned({}, heads, document_probabilities(encoder.embed([row.text for row in held]), heads))
     tokens = encoder.first_windows([row.text for row in rows], settings.longest)
     weights = level_weights(np.array([row.score for row in rows]), unsafe_weight)
     training_rows = [

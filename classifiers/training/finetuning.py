@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from classifiers.adapter import DOWN, UP
+from classifiers.adapter import DENSE, DOWN, UP
 from classifiers.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ HEAD_SCALE = 16.0  # vectors have length 1: scaled, a head learns at the pace of
 class Finetuning:
     """How to fine-tune. Defaults are those of the shipped weights."""
 
-    method: Literal["lora", "full"] = "lora"
+    method: Literal["head", "lora", "full"] = "lora"
+    """head: the encoder stays as it is; lora: low-rank updates of its top layers; full: all of their weights."""
     layers: int = 3
     """How many of the top layers are trained; the others stay as they are and cost no backward pass."""
     rank: int = 16
@@ -146,12 +147,14 @@ class Finetuner:
         torch.manual_seed(settings.seed)
         self.model, self.pad_id, self.settings = model, pad_id, settings
         model.requires_grad_(False)
+        linear = _top_linear_modules(model, settings.layers) if settings.method == "full" else {}
+        self._before = {module: (name, module.weight.detach().clone()) for name, module in linear.items()}
         self.adapters: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         if settings.method == "lora":
             self.adapters = _add_adapters(model, settings)
         else:
-            for module in _top_linear_modules(model, settings.layers).values():
-                module.requires_grad_(True)
+            for module in self._before:
+                module.weight.requires_grad_(True)
         self.heads: dict[str, torch.Tensor] = {
             name: torch.nn.Parameter(torch.from_numpy(value).float() / (HEAD_SCALE if name.endswith("weight") else 1.0))
             for name, value in heads.items()
@@ -236,8 +239,11 @@ class Finetuner:
         return {name: (head.detach() * scales[name]).numpy() for name, head in self.heads.items()}
 
     def adapter_tensors(self) -> dict[str, np.ndarray]:
-        """What an adapter file holds: float16 pairs; the factor is in `up`. Empty after full fine-tuning."""
-        tensors = {}
+        """What an adapter file holds: float16 pairs, the factor in `up`; after full fine-tuning a dense update each."""
+        tensors = {
+            f"{name}.{DENSE}": (module.weight.detach() - weight).half().numpy()
+            for module, (name, weight) in self._before.items()
+        }
         for name, (down, up) in self.adapters.items():
             tensors[f"{name}.{DOWN}"] = down.detach().half().numpy()
             tensors[f"{name}.{UP}"] = (2.0 * up.detach()).half().numpy()

@@ -114,8 +114,10 @@ def _fasttext_held_out(rows: list[LabelledText], extra: list[LabelledText], held
 def _save_average(
     rows: list[LabelledText], fine_tuned: list[FineTuned], folder: Path, encoder: str, decision: Decision
 ) -> None:
-    adapter = folder / SHIPPED_ADAPTER.name
-    save_adapter(average_adapters([result.adapter for result in fine_tuned]), adapter, Encoder(encoder))
+    adapter = None
+    if fine_tuned[0].adapter:
+        adapter = folder / SHIPPED_ADAPTER.name
+        save_adapter(average_adapters([result.adapter for result in fine_tuned]), adapter, Encoder(encoder))
     adapted = Encoder(encoder, adapter=adapter)
     heads = average_heads([result.heads for result in fine_tuned])
     heads |= fit_never_train(rows, adapted)

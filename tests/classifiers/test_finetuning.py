@@ -101,7 +101,7 @@ def test_an_adapter_is_added_to_the_weights_of_its_encoder_only(tmp_path):
     with pytest.raises(ModelError, match="no such adapter"):
         read_adapter(tmp_path / "none", "abc")
     save_file({"0.down": down}, str(file), metadata={"encoder": "mine", "encoder_sha256": "abc"})
-    with pytest.raises(ModelError, match=r"expected a pair .down and .up"):
+    with pytest.raises(ModelError, match=r"0 has down; expected .down and .up, or .update"):
         read_adapter(file, "abc")
 
 
@@ -157,3 +157,35 @@ def test_passages_are_cut_where_they_were_labelled_and_nowhere_else(tmp_path):
         read_passages(labels, tmp_path)
     with pytest.raises(DataError, match=r"no .parquet shards"):
         read_passages(labels, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_fine_tuning_learns_and_its_file_gives_the_same_encoder(tmp_path, method):
+    from classifiers.encoder import Encoder
+    from classifiers.training.encoder_training import document_probabilities, save_adapter
+    from classifiers.training.finetuning import Finetuner, TrainingRow
+
+    texts = ["a quiet walk in the park", "I will hurt you badly", "bread with butter", "they beat him up"] * 4
+    levels = [0, 5, 0, 3] * 4
+    encoder = Encoder()
+    heads = {
+        "level.weight": np.zeros((6, encoder.size)), "level.bias": np.zeros(6),
+        "category.weight": np.zeros((18, encoder.size)), "category.bias": np.zeros(18),
+    }  # fmt: skip
+    rate = 5e-3 if method == "lora" else 2e-4
+    settings = Finetuning(method, layers=1, rank=4, epochs=6, learning_rate=rate, head_learning_rate=2e-2, batch_rows=8)
+    finetuner = Finetuner(encoder.model, encoder.pad_id, heads, settings)
+    ids = encoder.first_windows(texts, 64)
+    said: list[str] = []
+    finetuner.train(
+        [TrainingRow(row, level, level if level else -1, 1.0) for row, level in zip(ids, levels, strict=True)],
+        said.append,
+    )
+    finetuner.merge()
+    vectors = encoder.embed(texts[:4])
+    assert document_probabilities(vectors, finetuner.trained_heads()).argmax(axis=1).tolist() == levels[:4]
+    file = tmp_path / "adapter.safetensors"
+    save_adapter(finetuner.adapter_tensors(), file, Encoder())
+    stored, frozen = Encoder(adapter=file).embed(texts[:4]), Encoder().embed(texts[:4])
+    assert stored.vectors == pytest.approx(vectors.vectors, abs=2e-3)  # float16
+    assert np.abs(frozen.vectors - vectors.vectors).max() > 0.01
