@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from safetrove.classifier_commands import classifier_app
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -14,6 +16,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Safety pretraining: raw web text in; a scored, rephrased, tagged, tokenised corpus and its report card out.",
 )
+
+app.add_typer(classifier_app, name="classifier")
 
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, dotted; repeatable")]
 Output = Annotated[Path | None, typer.Option(help="run folder; default: the recipe's output, else runs/NAME")]

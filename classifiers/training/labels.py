@@ -1,5 +1,6 @@
 """Reads labelled texts: JSON lines with `text`, `score` (0-5) and `category`."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,23 @@ from classifiers.rubric import CATEGORY_NAMES, LEVELS, NO_CATEGORY
 
 @dataclass(frozen=True)
 class LabelledText:
-    """One labelled text; `source` is its kind (web page, dialogue ...), which predicts much of the score: report by it."""
+    """One labelled text; `source` is its kind (web page, dialogue ...), which predicts much of the score: report by it.
+
+    `id` is the row's own, or a hash of its text; empty in rows that were made in memory."""
 
     text: str
     score: int
     category: str
+    source: str
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class PoolText:
+    """One text without a label, of which some are chosen to be labelled."""
+
+    id: str
+    text: str
     source: str
 
 
@@ -47,6 +60,34 @@ def read_texts(path: Path) -> list[str]:
     return texts
 
 
+def read_pool(path: Path) -> list[PoolText]:
+    """The rows of a file of JSON lines with `text` and, optionally, `id` and `source`. Raises DataError as `read_texts`
+    does, and for an id that occurs twice: labels are kept by id."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected JSON lines with text, and optionally id and source")
+    rows: dict[str, PoolText] = {}
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                row = _read_object(line, f"{path}, line {number}")
+                entry = PoolText(_id_of(row), row["text"], str(row.get("source", "unknown")))
+                if entry.id in rows:
+                    raise DataError(
+                        f"{path}, line {number}: the id {entry.id!r} (of rows without one: a hash of the text) occurs twice; "
+                        "give each row an id of its own, or take the duplicate out"
+                    )
+                rows[entry.id] = entry
+    if not rows:
+        raise DataError(f"{path}: holds no rows; expected JSON lines with text")
+    return list(rows.values())
+
+
+def _id_of(row: dict[str, Any]) -> str:
+    if row.get("id") is not None:
+        return str(row["id"])
+    return hashlib.blake2b(row["text"].encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
 def _read_object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
@@ -64,4 +105,4 @@ def _read_row(line: str, where: str) -> LabelledText:
         raise DataError(f"{where}: score {score!r}; expected a whole number from 0 to {len(LEVELS) - 1}")
     if category not in CATEGORY_NAMES or (category == NO_CATEGORY) != (score == 0):
         raise DataError(f"{where}: category {category!r} with score {score}; 'none' belongs to score 0 and to no other")
-    return LabelledText(row["text"], score, category, str(row.get("source", "unknown")))
+    return LabelledText(row["text"], score, category, str(row.get("source", "unknown")), _id_of(row))

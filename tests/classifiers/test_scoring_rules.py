@@ -25,7 +25,6 @@ from classifiers.rubric import (
 )
 from classifiers.rubric_page import rubric_page
 from classifiers.score import Score, score_from_chunks
-from classifiers.training.evaluate import macro_f1, precision_at, recall_at
 
 
 def certain(level: int, category: str = "hate", probability: float = 0.5) -> Score:
@@ -99,19 +98,6 @@ def test_ensemble_is_the_maximum_whatever_the_order():
 def test_ensemble_without_anyone_asked_is_an_error_not_a_zero():
     with pytest.raises(ValueError, match="no classifier was asked"):
         combine({"fasttext": None})
-
-
-def test_metrics_on_the_published_confusion_matrices():
-    gte = [[2357, 103, 56, 12, 9, 11], [59, 32, 39, 13, 4, 4], [30, 29, 49, 33, 3, 7], [5, 9, 23, 24, 9, 10]]
-    gte += [[3, 1, 2, 7, 8, 12], [5, 0, 0, 3, 2, 28]]
-    qwen = [[1927, 282, 319, 11, 9, 0], [16, 47, 76, 9, 1, 2], [20, 28, 80, 18, 5, 0], [7, 15, 35, 8, 13, 2]]
-    qwen += [[0, 2, 6, 12, 11, 2], [5, 0, 2, 4, 14, 13]]
-    for matrix, expected in ((gte, (0.4114, 0.7748, 0.6821)), (qwen, (0.3492, 0.8940, 0.5232))):
-        true = [t for t in range(6) for p in range(6) for _ in range(matrix[t][p])]
-        predicted = [p for t in range(6) for p in range(6) for _ in range(matrix[t][p])]
-        found = macro_f1(true, predicted), recall_at(true, predicted, 1), recall_at(true, predicted, 3)
-        np.testing.assert_allclose(found, expected, atol=5e-5)
-    assert precision_at([0, 3, 3], [3, 3, 0], 3) == 0.5
 
 
 @given(st.integers(0, 5000), st.integers(1, 300))
