@@ -18,6 +18,7 @@ from classifiers.evaluating.members import (
     classifier_members,
     classifier_scores,
     ensemble_member,
+    weight_paths,
 )
 from classifiers.evaluating.report import EvaluationSettings, evaluation_report
 from classifiers.evaluating.tables import evaluation_tables, shares_table
@@ -45,12 +46,15 @@ def evaluate_labels(
     for level, share in settings.prevalence.items():
         if not 0.0 < share < 1.0:
             raise RecipeError(f"--prevalence-{level} {share}: a share between 0 and 1, without the ends")
+    folders: list[Path | None] = [*weights] or [None]
+    for folder in folders:
+        weight_paths(folder)  # a wrong name is said before anything is computed
     rows = read_labels(labels)
     training = None if train_labels is None else read_labels(train_labels)
     texts = [row.text for row in rows]
     plain, skipped = baselines(rows, training)
     found: list[list[Member]] = []
-    for folder in weights or [None]:
+    for folder in folders:
         columns: dict[str, Sequence[Score | None]] = dict(classifier_scores(texts, folder, threads))
         members = classifier_members(texts, columns, {ENSEMBLE: list(columns)})
         if judge is not None and not found:

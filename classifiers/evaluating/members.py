@@ -52,13 +52,17 @@ def tail_probabilities(probabilities: Sequence[float]) -> np.ndarray:
     return np.asarray(probabilities, dtype=np.float64)[::-1].cumsum()[::-1][1:]
 
 
+def _tails(scores: Sequence[Score | None]) -> np.ndarray:
+    unscored = np.ones(len(LEVELS) - 1)
+    return np.stack([unscored if score is None else tail_probabilities(score.probabilities) for score in scores])
+
+
 def member_from_scores(name: str, texts: Sequence[str], scores: Sequence[Score | None]) -> Member:
     """A classifier's column. A text without a score (an LLM's answer that was none) counts as level 5."""
-    tails = [np.ones(len(LEVELS) - 1) if score is None else tail_probabilities(score.probabilities) for score in scores]
     return Member(
         name,
         tuple(UNSCORED_LEVEL if score is None else score.score for score in scores),
-        np.stack(tails),
+        _tails(scores),
         tuple("other" if score is None else score.category for score in scores),
         tuple(never_train_reason(text, {name: score}) is not None for text, score in zip(texts, scores, strict=True)),
     )
@@ -69,7 +73,7 @@ def ensemble_member(name: str, texts: Sequence[str], columns: Mapping[str, Seque
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     scores = [combine(row) if any(score is not None for score in row.values()) else None for row in rows]
     member = member_from_scores(name, texts, scores)
-    tails = [member_from_scores(other, texts, column).tails for other, column in columns.items()]
+    tails = [_tails(column) for column in columns.values()]
     never_train = tuple(never_train_reason(text, row) is not None for text, row in zip(texts, rows, strict=True))
     return Member(name, member.levels, np.max(tails, axis=0), member.categories, never_train)
 

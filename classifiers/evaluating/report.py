@@ -136,7 +136,7 @@ def false_positives(rows: Sequence[LabelledText], member: Member) -> dict[str, A
     """At each of the web's sources, news, and pages and news together: how many of the texts truly below 3 are given 3 or
     more, with exact intervals."""
     level = BOUNDARIES[-1]
-    places = {source: (source,) for source in dict.fromkeys((*WEB_SOURCES, *SOBER_SOURCES))}
+    places: dict[str, tuple[str, ...]] = {source: (source,) for source in dict.fromkeys((*WEB_SOURCES, *SOBER_SOURCES))}
     places["web pages and news"] = SOBER_SOURCES
     found = {}
     for place, sources in places.items():
