@@ -15,10 +15,10 @@ from classifiers.evaluating.members import (
     ENSEMBLE,
     Member,
     baselines,
+    check_weights,
     classifier_members,
     classifier_scores,
     ensemble_member,
-    weight_paths,
 )
 from classifiers.evaluating.report import EvaluationSettings, evaluation_report
 from classifiers.evaluating.tables import evaluation_tables, shares_table
@@ -48,7 +48,7 @@ def evaluate_labels(
             raise RecipeError(f"--prevalence-{level} {share}: a share between 0 and 1, without the ends")
     folders: list[Path | None] = [*weights] or [None]
     for folder in folders:
-        weight_paths(folder)  # a wrong name is said before anything is computed
+        check_weights(folder)  # a wrong name is said before anything is computed
     rows = read_labels(labels)
     training = None if train_labels is None else read_labels(train_labels)
     texts = [row.text for row in rows]

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from classifiers.embedding import SHIPPED_HEAD, EmbeddingClassifier
+from classifiers.calibration import weight_paths
+from classifiers.decision import at_least
+from classifiers.embedding import EmbeddingClassifier
 from classifiers.encoder import EMBEDDED_ENCODER
 from classifiers.ensemble import combine
 from classifiers.errors import DataError, SafetroveError
 from classifiers.evaluating.baselines import alt_profanity_levels, profanity_list_levels, source_levels
-from classifiers.fasttext_classifier import SHIPPED_WEIGHTS, FastTextClassifier
+from classifiers.fasttext_classifier import FastTextClassifier
 from classifiers.never_train import never_train_reason
 from classifiers.rubric import LEVELS
 from classifiers.score import Score
@@ -47,14 +49,9 @@ class Member:
         )
 
 
-def tail_probabilities(probabilities: Sequence[float]) -> np.ndarray:
-    """P(level >= 1), ..., P(level >= 5) from the probabilities of the levels 0-5."""
-    return np.asarray(probabilities, dtype=np.float64)[::-1].cumsum()[::-1][1:]
-
-
 def _tails(scores: Sequence[Score | None]) -> np.ndarray:
     unscored = np.ones(len(LEVELS) - 1)
-    return np.stack([unscored if score is None else tail_probabilities(score.probabilities) for score in scores])
+    return np.stack([unscored if score is None else at_least(np.array(score.probabilities)) for score in scores])
 
 
 def member_from_scores(name: str, texts: Sequence[str], scores: Sequence[Score | None]) -> Member:
@@ -78,17 +75,15 @@ def ensemble_member(name: str, texts: Sequence[str], columns: Mapping[str, Seque
     return Member(name, member.levels, np.max(tails, axis=0), member.categories, never_train)
 
 
-def weight_paths(weights: Path | None) -> tuple[Path | None, Path | None]:
-    """(folder of the fastText models, file of the heads) in a folder that the training wrote; None: the shipped ones."""
-    if weights is None:
-        return None, None
-    if not weights.is_dir():
+def check_weights(weights: Path | None) -> None:
+    """Raises DataError where the folder is missing."""
+    if weights is not None and not weights.is_dir():
         raise DataError(f"{weights}: no such folder; give one that the training command wrote")
-    return weights / SHIPPED_WEIGHTS.name, weights / SHIPPED_HEAD.parent.name / SHIPPED_HEAD.name
 
 
 def load_classifiers(weights: Path | None, threads: int) -> tuple[FastTextClassifier, EmbeddingClassifier]:
     """The two classifiers of `weights` (None: the shipped ones), with the embedded encoder. Raises ModelError, DataError."""
+    check_weights(weights)
     fasttext, head = weight_paths(weights)
     return FastTextClassifier.load(fasttext), EmbeddingClassifier.load(EMBEDDED_ENCODER, head, threads)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ class LabelledText:
     score: int
     category: str
     source: str
-    id: str = ""
+    id: str = field(default="", repr=False)  # the training keeps finished seeds by a hash of the rows as they are shown
 
 
 @dataclass(frozen=True)

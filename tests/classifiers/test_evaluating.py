@@ -15,7 +15,7 @@ from classifiers.evaluating.baselines import (
     upper_median,
 )
 from classifiers.evaluating.figures import draw_confusions, draw_curves
-from classifiers.evaluating.members import Member, ensemble_member, member_from_scores, tail_probabilities, weight_paths
+from classifiers.evaluating.members import Member, check_weights, ensemble_member, member_from_scores
 from classifiers.evaluating.report import EvaluationSettings, evaluation_report
 from classifiers.evaluating.tables import evaluation_tables, markdown_table
 from classifiers.score import Score
@@ -69,8 +69,7 @@ def test_a_missing_alt_profanity_check_is_said_with_the_line_that_installs_it(mo
         alt_profanity_levels(["a text"])
 
 
-def test_tails_and_the_ensemble_take_the_largest():
-    assert tail_probabilities((0.5, 0.2, 0.1, 0.1, 0.06, 0.04)) == pytest.approx([0.5, 0.3, 0.2, 0.1, 0.04])
+def test_the_ensemble_takes_the_largest_level_and_the_largest_tails():
     columns = {"a": [score([0.9, 0.1, 0, 0, 0, 0]), None], "b": [score([0.2, 0, 0, 0.8, 0, 0]), None]}
     member = ensemble_member("both", ["one", "two"], columns)
     assert member.levels == (3, 5), "a text that nobody could score counts as 5"
@@ -80,7 +79,7 @@ def test_tails_and_the_ensemble_take_the_largest():
 
 def test_weights_that_are_no_folder_are_named(tmp_path):
     with pytest.raises(DataError, match="nowhere: no such folder"):
-        weight_paths(tmp_path / "nowhere")
+        check_weights(tmp_path / "nowhere")
 
 
 @pytest.fixture(scope="module")
