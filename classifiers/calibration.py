@@ -1,8 +1,6 @@
-"""Distils and calibrates the cascade's gates: `python -m classifiers.calibration TEXTS --distil LABELS --output FOLDER`."""
+"""Distils and calibrates the cascade's gates: `safetrove classifier calibrate`."""
 
-import argparse
 import hashlib
-import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +13,7 @@ from classifiers.cascade import CALIBRATION_FILE, cascade_identity
 from classifiers.cascade_rules import AT_1, AT_3, BOUNDARIES, NEVER_TRAIN, Thresholds, asks_whole, replay
 from classifiers.chunk_gate import GATE_FILE, gate_scores
 from classifiers.embedding import SHIPPED_HEAD, EmbeddingClassifier
-from classifiers.encoder import DEFAULT_PRECISION, EMBEDDED_ENCODER
-from classifiers.errors import DataError, SafetroveError
+from classifiers.errors import DataError
 from classifiers.fasttext_classifier import SHIPPED_WEIGHTS, FastTextClassifier
 from classifiers.gate_statistics import choose_threshold, recall_curve
 from classifiers.score import Score
@@ -234,46 +231,23 @@ def read_all_texts(path: Path) -> list[str]:
     return texts
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m classifiers.calibration", description=__doc__)
-    parser.add_argument(
-        "texts", type=Path, help="texts drawn as the corpus is: JSON lines, Parquet, or a folder of Parquet"
-    )
-    parser.add_argument("--distil", type=Path, required=True, help="JSON lines with more texts to distil the gate from")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the gate and the calibration")
-    parser.add_argument(
-        "--weights", type=Path, help="a folder that the training command wrote; default: the shipped weights"
-    )
-    parser.add_argument("--encoder", default=EMBEDDED_ENCODER, help="the embedded encoder, a local folder, or a Hub id")
-    parser.add_argument("--precision", default=DEFAULT_PRECISION, help="of the encoder, as in the recipe")
-    parser.add_argument("--threads", type=int, default=1, help="of the encoder (default: 1)")
-    parser.add_argument("--target-1", type=float, default=0.9, help="recall at score >= 1 (default: 0.9)")
-    parser.add_argument("--target-3", type=float, help="recall at score >= 3; default: all that the data can promise")
-    parser.add_argument("--confidence", type=float, default=0.95, help="one-sided, of each recall (default: 0.95)")
-    options = parser.parse_args(arguments)
-    targets = {1: options.target_1, 3: options.target_3}
-    if not all(0.0 < share < 1.0 for share in (options.confidence, *(t for t in targets.values() if t is not None))):
-        parser.error("targets and confidence are shares between 0 and 1, without the ends")
-    try:
-        texts, labelled = read_all_texts(options.texts), read_texts(options.distil)
-        fasttext_weights, head = weight_paths(options.weights)
-        embedding = EmbeddingClassifier.load(options.encoder, head, options.threads, options.precision)
-        calibration = distil_and_calibrate(
-            (FastTextClassifier.load(fasttext_weights), embedding),
-            options.weights,
-            texts,
-            labelled,
-            options.output,
-            targets,
-            options.confidence,
-        )
-    except SafetroveError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(describe(calibration))
-    return 0
+def calibrate_gates(
+    texts: Path,
+    distil: Path,
+    output: Path,
+    weights: Path | None,
+    encoder: str,
+    precision: str,
+    threads: int,
+    targets: dict[int, float | None],
+    confidence: float,
+) -> Calibration:
+    """Reads the texts, loads the classifiers, distils and calibrates; what `safetrove classifier calibrate` does.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Raises DataError where the texts are too few for the targets, ModelError.
+    """
+    pool, labelled = read_all_texts(texts), read_texts(distil)
+    fasttext_weights, head = weight_paths(weights)
+    embedding = EmbeddingClassifier.load(encoder, head, threads, precision)
+    classifiers = (FastTextClassifier.load(fasttext_weights), embedding)
+    return distil_and_calibrate(classifiers, weights, pool, labelled, output, targets, confidence)

@@ -11,7 +11,7 @@ from classifiers.cascade_rules import BOUNDARIES, Thresholds
 from classifiers.errors import DataError, IdentityError
 from classifiers.gate_statistics import Promise
 
-CALIBRATE = "calibrate again with `python -m classifiers.calibration`"
+CALIBRATE = "calibrate again with `safetrove classifier calibrate`"
 
 
 class _Strict(BaseModel):

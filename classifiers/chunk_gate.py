@@ -56,7 +56,7 @@ class ChunkGate:
 def _read(file: Path, encoder_sha256: str) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, safe_open
 
-    rebuild = "make it again with `python -m classifiers.calibration TEXTS --distil LABELS`"
+    rebuild = "make it again with `safetrove classifier calibrate TEXTS --distil LABELS`"
     if not file.is_file():
         raise ModelError(f"{file}: no such gate; {rebuild}")
     try:

@@ -1,16 +1,21 @@
 """`safetrove classifier ...`: label, train, evaluate and calibrate the safety classifiers."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from classifiers.encoder import DEFAULT_PRECISION, EMBEDDED_ENCODER
+from classifiers.errors import RecipeError
 
 classifier_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Label texts with an LLM judge, and measure the classifiers.",
+    help="Label texts with an LLM judge; train, measure and calibrate the classifiers.",
 )
 
+Method = Literal["head", "lora", "full"]
+Objective = Literal["multiclass", "ordinal"]
 Weights = Annotated[Path | None, typer.Option(help="folder that the training wrote; default: the shipped weights")]
 Threads = Annotated[int, typer.Option(min=1, help="of the encoder")]
 BaseUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible server of the judge")]
@@ -57,7 +62,6 @@ def evaluate(
 ) -> None:
     """Measure the classifiers and simple baselines on labelled texts: macro F1, recall and precision at 1 and 3, with 95 %
     intervals; on web pages alone, by source and by category; confusion matrices and what recall costs."""
-    from classifiers.errors import RecipeError
     from classifiers.evaluating.report import EvaluationSettings
     from safetrove.evaluating import evaluate_labels, show_shares
     from safetrove.judging import judge_requests
@@ -109,3 +113,81 @@ def annotate(
     requests = judge_requests(base_url, model, "json", constrained, api_key_variable, concurrency)
     sampling = Sampling(n, rounds, uncertain_share, seed)
     raise typer.Exit(annotate_pool(file, output, sampling, requests, accept_judge, weights, threads))
+
+
+@classifier_app.command(
+    epilog="Example: `safetrove classifier train train.jsonl --extra classifiers/data/texts --output weights`"
+)
+def train(
+    labels: Annotated[
+        Path, typer.Argument(help="JSON lines with text, score (0-5), category; parts are held out in turn")
+    ],
+    output: Annotated[Path, typer.Option(help="folder for the weights; finished seeds in it are not trained again")],
+    extra: Annotated[
+        list[Path] | None,
+        typer.Option(help="more labels, or a folder of them: always trained on, never measured on; repeatable"),
+    ] = None,
+    passages: Annotated[Path | None, typer.Option(help="labels of passages whose text is in --documents")] = None,
+    documents: Annotated[
+        Path | None, typer.Option(help="the documents/ folder of a run over the labelled pages")
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="the embedded encoder, a local folder, or a Hub id")] = EMBEDDED_ENCODER,
+    method: Annotated[
+        Method, typer.Option(help="head: frozen encoder; lora, full: head first, then its top layers")
+    ] = "lora",
+    objective: Annotated[Objective, typer.Option(help="loss of the level head")] = "ordinal",
+    layers: Annotated[int, typer.Option(min=1, help="top layers that are fine-tuned")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="of fine-tuning")] = 3,
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="of the encoder; about 2e-5 for --method full")] = 1e-3,
+    unsafe_weight: Annotated[float, typer.Option(min=0.0, help="lambda: weight of levels 1-5 in the loss")] = 1.0,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="repeatable; default: 0, 1, 2; the weights are averaged")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="seeds trained at once, one thread each")] = 1,
+) -> None:
+    """Train the embedding classifier and the fastText models, and set the thresholds of both on held-out texts."""
+    from classifiers.training.finetuning import Finetuning
+    from classifiers.training.labels import read_label_files
+    from classifiers.training.passages import read_passages
+    from classifiers.training.train import Plan, train_all
+
+    if (passages is None) != (documents is None):
+        raise RecipeError("--passages and --documents go together: labels, and the folder that holds their texts")
+    more = read_label_files(extra or [])
+    if passages is not None and documents is not None:
+        more += read_passages(passages, documents)
+    finetuning = Finetuning(
+        method=method, objective=objective, layers=layers, epochs=epochs, learning_rate=learning_rate
+    )
+    plan = Plan(encoder, tuple(seed or (0, 1, 2)), unsafe_weight, finetuning, processes=processes)
+    train_all(read_label_files([labels]), more, output, plan, typer.echo)
+
+
+@classifier_app.command(
+    epilog="Example: `safetrove classifier calibrate runs/web/documents --distil train.jsonl --output gates`"
+)
+def calibrate(
+    texts: Annotated[Path, typer.Argument(help="drawn as the corpus is: JSON lines, Parquet, or a folder of Parquet")],
+    distil: Annotated[
+        Path, typer.Option(help="JSON lines with more texts to distil the gate from; labels are not read")
+    ],
+    output: Annotated[Path, typer.Option(help="folder for the gate and the calibration")],
+    target_1: Annotated[float, typer.Option(help="recall at score >= 1, relative to the encoder")] = 0.9,
+    target_3: Annotated[
+        float | None, typer.Option(help="recall at score >= 3; default: all that the data can promise")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="one-sided, of each recall")] = 0.95,
+    weights: Weights = None,
+    encoder: Annotated[str, typer.Option(help="the embedded encoder, a local folder, or a Hub id")] = EMBEDDED_ENCODER,
+    precision: Annotated[str, typer.Option(help="of the encoder, as in the recipe")] = DEFAULT_PRECISION,
+    threads: Threads = 1,
+) -> None:
+    """Distil the gate of the cascade and calibrate it to a stated recall with a confidence bound."""
+    from classifiers.calibration import calibrate_gates, describe
+
+    for name, share in (("--target-1", target_1), ("--target-3", target_3), ("--confidence", confidence)):
+        if share is not None and not 0.0 < share < 1.0:
+            raise RecipeError(f"{name} {share}: expected a share between 0 and 1, without the ends")
+    targets = {1: target_1, 3: target_3}
+    calibration = calibrate_gates(texts, distil, output, weights, encoder, precision, threads, targets, confidence)
+    typer.echo(describe(calibration))

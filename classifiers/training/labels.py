@@ -46,6 +46,15 @@ def read_labels(path: Path) -> list[LabelledText]:
     return rows
 
 
+def read_label_files(paths: list[Path]) -> list[LabelledText]:
+    """All rows of all files; a folder stands for its `.jsonl` files in order. Raises DataError as `read_labels` does."""
+    files = [file for path in paths for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
+    for path in paths:
+        if path.is_dir() and not any(path.glob("*.jsonl")):
+            raise DataError(f"{path}: holds no .jsonl files; expected JSON lines with text, score and category")
+    return [row for file in files for row in read_labels(file)]
+
+
 def read_texts(path: Path) -> list[str]:
     """The `text` of each row of a file of JSON lines without labels. Raises DataError that names the file and the line."""
     if not path.is_file():

@@ -180,9 +180,7 @@ def test_a_file_that_is_no_calibration_is_refused(calibration, tmp_path, change,
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path):
-    with pytest.raises(
-        DataError, match=r"no such calibration; calibrate again with `python -m classifiers.calibration`"
-    ):
+    with pytest.raises(DataError, match=r"no such calibration; calibrate again with `safetrove classifier calibrate`"):
         load_calibration(tmp_path / "calibration.json", IDENTITY)
 
 

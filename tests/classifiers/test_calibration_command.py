@@ -3,12 +3,14 @@
 import json
 import random
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from classifiers.calibration import main, texts_sha256
+from classifiers.calibration import texts_sha256
 from classifiers.calibration_file import Calibration
 from classifiers.cascade import CALIBRATION_FILE, CascadeClassifier
 from classifiers.chunk_gate import GATE_FILE, gate_scores
@@ -64,6 +66,11 @@ def sentences(number: int, seed: int) -> list[str]:
     return [" ".join(draw.choices(draw.sample(WORDS, 3), k=draw.randint(4, 70))) for _ in range(number)]
 
 
+def calibrate(arguments: list[str]) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "safetrove", "classifier", "calibrate", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibrated")
@@ -73,7 +80,7 @@ def calibrated(tmp_path_factory):
         (folder / name).write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(120, seed)))
     arguments = [str(folder / "texts.jsonl"), "--distil", str(folder / "rows.jsonl"), "--output", str(folder / "gates")]
     arguments += ["--weights", str(folder / "weights"), "--encoder", str(folder / "encoder"), "--target-1", "0.8"]
-    assert main(arguments) == 0
+    assert calibrate(arguments).returncode == 0
     return folder, arguments
 
 
@@ -102,17 +109,18 @@ def test_what_the_command_wrote_scores_texts(calibrated):
 def test_the_same_texts_give_the_same_bytes(calibrated):
     folder, arguments = calibrated
     before = (folder / "gates" / GATE_FILE).read_bytes(), (folder / "gates" / CALIBRATION_FILE).read_bytes()
-    assert main(arguments) == 0
+    assert calibrate(arguments).returncode == 0
     assert before == ((folder / "gates" / GATE_FILE).read_bytes(), (folder / "gates" / CALIBRATION_FILE).read_bytes())
 
 
-def test_too_few_texts_are_refused_and_nothing_is_written(calibrated, tmp_path, capsys):
+def test_too_few_texts_are_refused_and_nothing_is_written(calibrated, tmp_path):
     _, arguments = calibrated
     (tmp_path / "few.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(8, 1)))
     few = [str(tmp_path / "few.jsonl"), *arguments[1:4], str(tmp_path / "gates"), *arguments[5:]]
     few += ["--target-1", "0.95"]
-    assert main(few) == 1
-    assert "a recall of 0.95 with 95% confidence needs at least 59" in capsys.readouterr().err
+    done = calibrate(few)
+    assert done.returncode == 1
+    assert "a recall of 0.95 with 95% confidence needs at least 59" in " ".join(done.stderr.split())
     assert not (tmp_path / "gates").exists()
 
 
