@@ -8,9 +8,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from classifiers.measures import macro_f1, precision_at, recall_at
 
 from classifiers.encoder import EMBEDDED_ENCODER, Encoder
+from classifiers.measures import confusion_matrix, macro_f1, precision_at, recall_at
 from classifiers.rubric import LEVELS
 from classifiers.training.head_training import INVERSE_REGULARISATION, fit_multinomial, level_weights, one_thread
 from classifiers.training.labels import read_labels
@@ -56,9 +56,9 @@ def main() -> None:
                 for held in range(options.folds):
                     keep = fold != held
                     predicted[~keep] = fit(vectors[keep], scores[keep], vectors[~keep])
-            true, given = scores.tolist(), predicted.tolist()
-            at = [measure(true, given, level) for level in (1, 3) for measure in (recall_at, precision_at)]
-            values.append([macro_f1(true, given), *at])
+            confusion = confusion_matrix(scores.tolist(), predicted.tolist())
+            at = [measure(confusion, level) for level in (1, 3) for measure in (recall_at, precision_at)]
+            values.append([macro_f1(confusion), *at])
         cells = [
             f"{mean:.3f} +- {spread:.3f}" for mean, spread in zip(np.mean(values, 0), np.std(values, 0), strict=True)
         ]
