@@ -8,9 +8,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from classifiers.measures import confusion_matrix, macro_f1, precision_at, recall_at
 
 from classifiers.encoder import EMBEDDED_ENCODER, Encoder
+from classifiers.measures import confusion_matrix, macro_f1, precision_at, recall_at
 from classifiers.rubric import LEVELS
 from classifiers.training.head_training import INVERSE_REGULARISATION, fit_multinomial, level_weights, one_thread
 from classifiers.training.labels import read_labels

@@ -47,12 +47,19 @@ class MostProbable:
         return len(LEVELS) - 1 - backwards.argmax(axis=-1)
 
 
-def read_decision(folder: Path) -> Decision:
-    """The thresholds beside a classifier's weights. Raises ModelError where the file is missing or broken."""
+def read_decision(folder: Path, alone: bool = False) -> Decision:
+    """The thresholds beside a classifier's weights: for use with others, or for use alone.
+
+    In a maximum over classifiers each one's false alarms count, so a weak member should speak only where it is sure.
+    Raises ModelError where the file is missing or broken.
+    """
     path = folder / DECISION_FILE
     if not path.is_file():
         raise ModelError(f"{path}: no such file; restore it, or write it with `safetrove classifier train`")
+    key = "alone" if alone else "with_others"
     try:
-        return Decision(tuple(float(value) for value in json.loads(path.read_text(encoding="utf-8"))["thresholds"]))
+        return Decision(tuple(float(value) for value in json.loads(path.read_text(encoding="utf-8"))[key]))
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: expected an object with `thresholds`, five numbers ({error!r})") from error
+        raise ModelError(
+            f"{path}: expected an object with `with_others` and `alone`, five numbers each ({error!r})"
+        ) from error

@@ -92,16 +92,19 @@ class FastTextClassifier:
 
     name = "fasttext"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, alone: bool = False) -> None:
         self._folder = folder
         self._level_model = _load_model(folder / LEVEL_FILE, LEVEL_LABELS)
         self._category_model = _load_model(folder / CATEGORY_FILE, CATEGORY_LABELS)
-        self._decision = read_decision(folder)
+        self._decision = read_decision(folder, alone)
 
     @classmethod
-    def load(cls, path: Path | None = None) -> "FastTextClassifier":
-        """From a folder with `level.ftz`, `category.ftz` and `decision.json`; None is the shipped one. Raises ModelError, DependencyError."""
-        return cls(SHIPPED_WEIGHTS if path is None else Path(path))
+    def load(cls, path: Path | None = None, alone: bool = False) -> "FastTextClassifier":
+        """From a folder with `level.ftz`, `category.ftz` and `decision.json`; None is the shipped one.
+
+        `alone`: no other classifier is asked, so decide levels for recall. Raises ModelError, DependencyError.
+        """
+        return cls(SHIPPED_WEIGHTS if path is None else Path(path), alone)
 
     def score(self, texts: list[str]) -> list[Score]:
         """One score a text, in order; any string gets one (an empty one scores 0)."""

@@ -48,9 +48,10 @@ def train_fasttext(rows: list[LabelledText], folder: Path) -> None:
     _train([(row.category, row.text) for row in unsafe], CATEGORY_SETTINGS, folder / CATEGORY_FILE)
 
 
-def write_decision(decision: Decision, path: Path) -> None:
+def write_decision(with_others: Decision, alone: Decision, path: Path) -> None:
     """The thresholds, beside the models."""
-    path.write_text(json.dumps({"thresholds": decision.thresholds}) + "\n", encoding="utf-8")
+    thresholds = {"with_others": with_others.thresholds, "alone": alone.thresholds}
+    path.write_text(json.dumps(thresholds) + "\n", encoding="utf-8")
 
 
 def _train(labelled: list[tuple[str, str]], settings: dict[str, float | int], target: Path) -> None:

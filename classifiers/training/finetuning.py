@@ -42,7 +42,7 @@ class Finetuning:
     category_weight: float = 0.3
     batch_tokens: int = 2_048
     batch_rows: int = 32
-    longest: int = 384
+    longest: int = 320
     """Tokens of a row; the rest is cut off in training only."""
     seed: int = 0
 

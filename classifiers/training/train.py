@@ -71,7 +71,8 @@ def train_all(
     true = np.array([row.score for part in held for row in part])
     decisions = set_thresholds(predicted, true, plan.goal)
     train_fasttext([*rows, *extra], folder / SHIPPED_WEIGHTS.name)
-    write_decision(decisions["fasttext"], folder / SHIPPED_WEIGHTS.name / DECISION_FILE)
+    alone = set_thresholds({"fasttext": predicted["fasttext"]}, true, plan.goal)["fasttext"]
+    write_decision(decisions["fasttext"], alone, folder / SHIPPED_WEIGHTS.name / DECISION_FILE)
     _save_average([*rows, *extra], fine_tuned, folder / SHIPPED_HEAD.parent.name, plan.encoder, decisions["embedding"])
     for name, decision in decisions.items():
         report(f"{name}: thresholds {', '.join(f'{value:g}' for value in decision.thresholds)}")
@@ -106,7 +107,8 @@ def _fasttext_held_out(rows: list[LabelledText], extra: list[LabelledText], held
     left_out = {row.text for row in held}
     with tempfile.TemporaryDirectory() as scratch:
         train_fasttext([row for row in [*rows, *extra] if row.text not in left_out], Path(scratch))
-        write_decision(Decision((0.5,) * 5), Path(scratch) / DECISION_FILE)
+        median = Decision((0.5,) * 5)  # of no importance: probabilities are what is asked for
+        write_decision(median, median, Path(scratch) / DECISION_FILE)
         scores = FastTextClassifier.load(Path(scratch)).score([row.text for row in held])
     return np.array([score.probabilities for score in scores])
 

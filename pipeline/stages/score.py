@@ -76,7 +76,8 @@ class ClassifierStage(Stage):
 
     def settings(self) -> dict[str, Any]:
         if self.classifier == "fasttext":
-            return fasttext_identity(_optional_path(self.recipe.score.fasttext.weights))
+            identity = fasttext_identity(_optional_path(self.recipe.score.fasttext.weights))
+            return {**identity, "alone": self.decides_alone}
         settings = self.recipe.score.embedding
         if settings.head == OWN_HEAD:
             return {
@@ -88,6 +89,11 @@ class ClassifierStage(Stage):
         if self.reads_kept_embeddings:  # how they were made is in the identity of the stage embed
             return {**identity, "keep_embeddings": True}
         return {**identity, "threads": settings.threads, "precision": settings.precision}
+
+    @property
+    def decides_alone(self) -> bool:
+        """Whether no other classifier is asked: fastText then decides for recall."""
+        return self.recipe.score.classifiers == ["fasttext"]
 
     @property
     def reads_kept_embeddings(self) -> bool:
@@ -118,7 +124,7 @@ class ClassifierStage(Stage):
     def load(self) -> Any:
         """The classifier of texts; called in the worker, which keeps it for its next shards."""
         if self.classifier == "fasttext":
-            return _fasttext(_optional_path(self.recipe.score.fasttext.weights))
+            return _fasttext(_optional_path(self.recipe.score.fasttext.weights), self.decides_alone)
         settings = self.recipe.score.embedding
         if settings.head == OWN_HEAD:
             return _ready(settings.encoder, settings.threads, settings.remote_code_revision)
@@ -126,10 +132,10 @@ class ClassifierStage(Stage):
 
 
 @functools.lru_cache(maxsize=1)
-def _fasttext(weights: Path | None) -> Any:
+def _fasttext(weights: Path | None, alone: bool) -> Any:
     from classifiers.fasttext_classifier import FastTextClassifier
 
-    return FastTextClassifier.load(weights)
+    return FastTextClassifier.load(weights, alone)
 
 
 @functools.lru_cache(maxsize=1)
