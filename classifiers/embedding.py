@@ -78,7 +78,9 @@ def read_head_facts(path: Path) -> HeadFacts:
         adapter = path.parent / metadata["adapter"] if "adapter" in metadata else None
         decision = Decision(tuple(json.loads(metadata["thresholds"]))) if "thresholds" in metadata else MostProbable()
         return HeadFacts(str(metadata["encoder_sha256"]), size, adapter, decision)
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+    except SafetensorError as error:
+        raise ModelError(f"{path}: not a safetensors file ({error}); restore it or train it again") from error
+    except (KeyError, ValueError, TypeError) as error:
         raise ModelError(f"{path}: does not say which encoder it was trained on ({error}); train it again") from error
 
 

@@ -31,6 +31,8 @@ COMMANDS = {
         "--judge",
     },
     "classifier annotate": {"--output", "--n", "--uncertain-share", "--rounds", "--seed", "--base-url", "--model"},
+    "classifier train": {"--output", "--extra", "--passages", "--documents", "--method", "--objective", "--seed"},
+    "classifier calibrate": {"--distil", "--output", "--target-1", "--target-3", "--confidence"},
     "pretrain": {"--set"},
     "doctor": set(),
 }

@@ -13,8 +13,10 @@ from classifiers.fasttext_classifier import FastTextClassifier
 from classifiers.training.gate_training import fit_gate, save_gate, teach
 
 THINGS = ("bread", "ferry", "garden", "bicycle", "library", "choir", "river", "kitchen")
-SAFE = [f"The {thing} by the old bridge opens at eight, and visitors are welcome until six." for thing in THINGS]
-UNSAFE = [f"I hate you all, I am going to kill every one of you damn idiots near the {thing}." for thing in THINGS]
+SAFE = [f"How to clean a {thing}: use warm water, a soft brush and a little soap, then let it dry." for thing in THINGS]
+UNSAFE = [
+    f"He waited by the {thing} with a knife and told her she would not live to see the morning." for thing in THINGS
+]
 LONG_SAFE = " ".join(SAFE) * 4
 
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +12,6 @@ from classifiers.calibration import (
     Evidence,
     calibrate,
     cascade_cost,
-    main,
     never_train_threshold,
     passing_score,
     texts_sha256,
@@ -184,11 +185,13 @@ def test_a_missing_file_says_how_to_make_one(tmp_path):
         load_calibration(tmp_path / "calibration.json", IDENTITY)
 
 
-def test_the_command_names_what_it_cannot_read(tmp_path, capsys):
+def test_the_command_names_what_it_cannot_read(tmp_path):
     (tmp_path / "texts.parquet").write_bytes(b"no table")
-    arguments = [str(tmp_path), "--distil", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out")]
-    assert main(arguments) == 1
-    assert "texts.parquet: cannot be read as Parquet with a column `text`" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as stopped:
-        main([*arguments, "--target-1", "1.5"])
-    assert stopped.value.code == 2
+    command = [sys.executable, "-m", "safetrove", "classifier", "calibrate", str(tmp_path)]
+    command += ["--distil", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "texts.parquet: cannot be read as Parquet with a column `text`" in " ".join(done.stderr.split())
+    wrong = subprocess.run([*command, "--target-1", "1.5"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "--target-1 1.5: expected a share between 0 and 1" in " ".join(wrong.stderr.split())

@@ -23,6 +23,8 @@ from classifiers.embedding import EmbeddingClassifier
 from classifiers.ensemble import combine
 from classifiers.errors import IdentityError, ModelError
 from classifiers.fasttext_classifier import FastTextClassifier
+from classifiers.never_train import LEAST_PROBABILITY
+from classifiers.rubric import NEVER_TRAIN_CATEGORIES
 from classifiers.score import Score
 from tests.classifiers.small_cascade import LONG_SAFE, SAFE, UNSAFE, build_small_cascade
 
@@ -78,8 +80,10 @@ def test_a_band_is_at_most_one_half():
 
 
 def test_the_never_train_margin_is_zero_at_the_rule():
-    margins = never_train_margin(np.array([[0.2, 0.0, 0.0], [0.0, 0.3, 0.1], [0.1, 0.1, 0.1], [0.9, 0.0, 0.0]]))
-    assert margins[:2] == pytest.approx([0.0, 0.0]) and margins[2] < 0 < margins[3]
+    at_rule = np.array([LEAST_PROBABILITY[name] for name in NEVER_TRAIN_CATEGORIES])
+    one_at_rule = np.diag(at_rule)
+    margins = never_train_margin(np.vstack([one_at_rule, at_rule / 2, np.minimum(at_rule * 3, 1)]))
+    assert margins[:3] == pytest.approx([0.0] * 3) and margins[3] < 0 < margins[4]
 
 
 def test_null_is_not_zero():

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from classifiers.decision import DECISION_FILE, Decision
 from classifiers.errors import DataError
 from classifiers.fasttext_classifier import CATEGORY_FILE, LEVEL_FILE, FastTextClassifier
 from classifiers.rubric import NEVER_TRAIN_CATEGORIES
-from classifiers.training.fasttext_training import train_fasttext
+from classifiers.training.fasttext_training import train_fasttext, write_decision
 from classifiers.training.head_training import HARMLESS_SEEDS, class_weights, fit_one_against_rest, read_seeds
 from classifiers.training.labels import LabelledText, read_labels, read_texts
 
@@ -31,6 +32,8 @@ def test_fasttext_training_repeats_byte_for_byte_and_learns(tmp_path):
         train_fasttext(ROWS, tmp_path / name)
     for file in (LEVEL_FILE, CATEGORY_FILE):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    median = Decision((0.5,) * 5)
+    write_decision(median, median, tmp_path / "one" / DECISION_FILE)
     scores = FastTextClassifier.load(tmp_path / "one").score(["bread and jam", "you stupid idiots", "stolen cars"])
     assert [score.score for score in scores] == [0, 3, 4]
     assert [score.category for score in scores] == ["none", "profanity_insult", "non_violent_crimes"]
@@ -77,7 +80,7 @@ def test_shipped_fasttext_reaches_its_stated_numbers(shared_data):
 
     rows = read_labels(shared_data / "annotations" / "dev.jsonl")
     true = [row.score for row in rows]
-    predicted = [score.score for score in FastTextClassifier.load().score([row.text for row in rows])]
+    predicted = [score.score for score in FastTextClassifier.load(alone=True).score([row.text for row in rows])]
     confusion = confusion_matrix(true, predicted)
     assert recall_at(confusion, 1) > 0.80 and precision_at(confusion, 1) > 0.82
     assert recall_at(confusion, 3) > 0.62
