@@ -131,6 +131,13 @@ class Cascade(_Section):
     """Show the encoder only the chunks that calibrated gates pass on; off unless given."""
 
     calibration: str = Field(description="folder with gate.safetensors and calibration.json, made for these weights")
+    judge_band: float = Field(
+        0.3,
+        ge=0,
+        le=0.5,
+        description="a judge among the classifiers is asked where the encoder's P(score >= 1) or P(score >= 3) is within "
+        "this of one half; 0.5: wherever the encoder was asked",
+    )
 
 
 class Score(_Section):

@@ -74,13 +74,20 @@ class CheckJudge(PipelineStep):
     type = "🫀 - HEALTH"
     name = "judge"
 
-    def __init__(self, task: ShardTask, bounds: HealthBounds, golden: AskGolden):
+    def __init__(
+        self, task: ShardTask, bounds: HealthBounds, golden: AskGolden, asks_about: Callable[[Document], bool]
+    ):
+        """`asks_about`: whether a document was to be asked about; the others get the judgement None."""
         super().__init__()
-        self.task, self.bounds, self.golden = task, bounds, golden
+        self.task, self.bounds, self.golden, self.asks_about = task, bounds, golden, asks_about
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         counts = AnswerCounts()
         for document in data:
+            if not self.asks_about(document):
+                document.metadata["judgement"] = None
+                yield document
+                continue
             judgement = read_answer(document.metadata.get("answer"))
             counts.add(judgement.outcome, retries_of(document))
             document.metadata["judgement"] = judgement

@@ -10,6 +10,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from classifiers.cascade import stage_reached
+from classifiers.cascade_rules import judge_is_asked
 from classifiers.ensemble import combine
 from classifiers.identity import OWN_HEAD, embedding_identity, fasttext_identity, ready_identity
 from classifiers.judge import LEVEL_DIGITS, answer_schema, decision_question, judge_messages, judge_sha256
@@ -192,10 +193,12 @@ class JudgeStage(LanguageModelStage):
     def settings(self) -> dict[str, Any]:
         kept = {"mode": self.judge.mode, "constrained": self.judge.constrained}
         prompt = {"prompt": judge_sha256(self.judge.mode), "maximum_characters": self.judge.maximum_characters}
-        return {"llm": output_settings(self.judge.llm), **kept, **prompt}
+        band = {"judge_band": self.recipe.score.cascade.judge_band} if self.recipe.score.cascade else {}
+        return {"llm": output_settings(self.judge.llm), **kept, **prompt, **band}
 
     def inputs(self, shard: int) -> list[ShardRef]:
-        return [("documents", shard)]
+        cascade = [("score-embedding", shard)] if self.recipe.score.cascade else []
+        return [("documents", shard), *cascade]
 
     def main_input(self, shard: int) -> str:
         return self.run.relative(document_table(self.run, shard))
@@ -212,18 +215,28 @@ class JudgeStage(LanguageModelStage):
         bounds = HealthBounds(**self.judge.health.model_dump())
         server = {"settings": self.settings(), "llm": self.llm.model_dump(mode="json")}
         golden = AskGolden(task, bounds, server, lambda documents, folder: self._asking(folder).run(documents))
+        sidecars = {name: score_table(self.run, "embedding", rank) for name, rank in self.inputs(task.shard)[1:]}
         return [
-            ReadShard(task, document_table(self.run, task.shard)),
+            ReadShard(task, document_table(self.run, task.shard), sidecars),
             golden,
             self._asking(task.work_folder, task.report),
-            CheckJudge(task, bounds, golden),
+            CheckJudge(task, bounds, golden, self.asks_about),
             WriteShard(task, score_table(self.run, "judge", task.shard), JUDGE_SCHEMA, judge_row),
         ]
+
+    def asks_about(self, document: Document) -> bool:
+        """Every document, or behind a cascade those whose embedding score leaves a decision open (golden texts always)."""
+        cascade = self.recipe.score.cascade
+        if cascade is None or "score-embedding" not in document.metadata:
+            return True
+        return judge_is_asked(score_of_row(document.metadata["score-embedding"]), cascade.judge_band)
 
     def _asking(self, work_folder: Path, on_answer: Callable[[int], None] | None = None) -> Any:
         from rephrasers.ask import AskLLM
 
-        def request(document: Document) -> list[dict[str, str]]:
+        def request(document: Document) -> list[dict[str, str]] | None:
+            if not self.asks_about(document):
+                return None
             return judge_messages(neutralise(document.text), self.judge.maximum_characters, self.judge.mode)
 
         hashes = [judge_sha256(self.judge.mode)]
@@ -233,6 +246,8 @@ class JudgeStage(LanguageModelStage):
 def judge_row(document: Document) -> dict[str, Any]:
     """The sidecar row of a document with its `judgement`; the reason of a null row is what went wrong."""
     judgement = document.metadata["judgement"]
+    if judgement is None:
+        return score_row(document.id, None, "not_near_a_boundary")
     if judgement.score is not None:
         return {**score_row(document.id, vars(judgement.score)), "expected_score": judgement.expected_score}
     if judgement.outcome == "unanswered":

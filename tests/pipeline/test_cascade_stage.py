@@ -10,6 +10,7 @@ from classifiers.cascade import CALIBRATION_FILE
 from classifiers.cascade_rules import Thresholds
 from classifiers.embedding import EmbeddingClassifier
 from classifiers.errors import IdentityError, RecipeError
+from classifiers.judge_health import golden_texts
 from pipeline.recipe import dump_recipe, parse_recipe
 from pipeline.run_folder import RunFolder
 from pipeline.stages.cascade import GatedEmbeddingStage
@@ -17,6 +18,7 @@ from pipeline.stages.order import build_stages
 from pipeline.stages.score import ClassifierStage, FinalScoreStage, score_table
 from pipeline.stages.verify import VerifyStage
 from tests.classifiers.small_cascade import SAFE, UNSAFE, build_small_cascade
+from tests.pipeline.judge_stub import digit, judging
 from tests.pipeline.stage_runs import run_stage, small_recipe, write_documents
 
 LOGINS = "\n".join(f"user{n}@mail.example:Passw0rd{n}x" for n in range(12))
@@ -163,3 +165,30 @@ def test_the_folder_is_taken_from_the_recipes_place_and_survives_freezing(tmp_pa
     recipe = small_recipe(tmp_path, score={"cascade": {"calibration": "gates"}})
     assert recipe.score.cascade.calibration == str(tmp_path / "gates")
     assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), "frozen", tmp_path / "elsewhere") == recipe
+
+
+def test_a_judge_is_asked_only_where_the_encoder_leaves_a_decision_open(gates, tmp_path):
+    golden = {text.text: text.score for text in golden_texts()}
+    with judging(lambda document, _: (200, digit(golden.get(document, 4)))) as (url, server):
+        score = {
+            "classifiers": ["fasttext", "embedding", "judge"],
+            "cascade": {"calibration": str(gates), "judge_band": 0.5},
+            "judge": {"llm": {"url": url, "model": "stub", "concurrency": 4}},
+        }
+        recipe, run = small_recipe(tmp_path, score=score), RunFolder(tmp_path / "run")
+        write_documents(run, TEXTS)
+        health: dict = {}
+        for stage in build_stages(recipe, run, [None]):
+            if stage.name.startswith("score-"):
+                manifest = run_stage(stage)
+                health = manifest.metrics.get("judge", health)
+    embedded = {text for text, row in zip(TEXTS, rows(run, "embedding"), strict=True) if row["score"] is not None}
+    assert UNSAFE[0] in embedded and SAFE[0] not in embedded
+    assert {document for document in server.times if document not in golden} == embedded
+    assert health["asked"] == len(embedded)
+    assert [row["reason"] for row in rows(run, "judge")] == [
+        None if text in embedded else "not_near_a_boundary" for text in TEXTS
+    ]
+    reached = [row["stage_reached"] for row in rows(run, "final")]
+    assert reached[1] == "judge" and set(reached) <= {"fasttext", "embedding", "judge"}
+    assert reached[0] == reached[2] == "fasttext"
