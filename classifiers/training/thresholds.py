@@ -7,6 +7,7 @@ import numpy as np
 from classifiers.decision import Decision
 from classifiers.rubric import LEVELS
 
+LEAST_TEXTS = 30  # held out, of a level: with fewer its threshold would be set by chance and stays where it starts
 GRID = np.round(np.concatenate([np.arange(0.05, 0.96, 0.025), [0.97, 0.99, 1.0]]), 3)
 
 
@@ -14,8 +15,8 @@ GRID = np.round(np.concatenate([np.arange(0.05, 0.96, 0.025), [0.97, 0.99, 1.0]]
 class Goal:
     """What the ensemble should reach on held-out texts: least precision at 1 and at 3; above it, recall and macro F1."""
 
-    precision_1: float = 0.855
-    precision_3: float = 0.76
+    precision_1: float = 0.845
+    precision_3: float = 0.75
 
 
 def _ratio(hits: np.ndarray, of: np.ndarray) -> float:
@@ -37,6 +38,7 @@ def set_thresholds(members: dict[str, np.ndarray], true: np.ndarray, goal: Goal)
 
     The first member starts at 0.5 for each level, the others at 0.95: they speak where they are sure.
     """
+    free = [level for level in range(len(LEVELS) - 1) if (true == level + 1).sum() >= LEAST_TEXTS]
     found = {name: [0.5 if index == 0 else 0.95] * (len(LEVELS) - 1) for index, name in enumerate(members)}
 
     def value() -> float:
@@ -47,7 +49,8 @@ def set_thresholds(members: dict[str, np.ndarray], true: np.ndarray, goal: Goal)
     while improved:
         improved = False
         for thresholds in found.values():
-            for level, kept in enumerate(thresholds):
+            for level in free:
+                kept = thresholds[level]
                 for candidate in GRID:
                     thresholds[level] = float(candidate)
                     if (reached := value()) > best + 1e-9:
