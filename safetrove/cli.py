@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from safetrove.classifier_commands import classifier_app
+from safetrove.prompt_commands import prompts
 
 app = typer.Typer(
     add_completion=False,
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 
 app.add_typer(classifier_app, name="classifier")
+app.add_typer(prompts, name="prompts")
 
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, dotted; repeatable")]
 Output = Annotated[Path | None, typer.Option(help="run folder; default: the recipe's output, else runs/NAME")]

@@ -1,9 +1,6 @@
 """The stages that write, with a long document, a document over the budget, and a piece without an answer."""
 
 import json
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +9,7 @@ from pipeline.run_folder import RunFolder
 from pipeline.stages.score import FinalScoreStage
 from pipeline.stages.synthesis import DraftStage, draft_table
 from tests.pipeline.stage_runs import run_stage, small_recipe, write_documents, write_scores
+from tests.pipeline.writer_stub import writer
 
 LINE = "Line {n} of the long page tells how the ferry left the harbour.\n\n"
 SHORT, LONG = "A short page about an angry neighbour and a fence.", "".join(LINE.format(n=n) for n in range(20))
@@ -19,41 +17,17 @@ BROKEN = LONG.replace("Line 19 ", "Line broken ")
 ENDLESS = LONG * 10
 
 
-@contextmanager
-def echo_server():
-    """URL of a server whose answer names the lines that it was shown; it rejects a prompt that holds "broken"."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            content = body["messages"][-1]["content"]
-            shown = [
-                word for before, word in zip(content.split(), content.split()[1:], strict=False) if before == "Line"
-            ]
-            choice = {"message": {"content": f"lines {' '.join(shown)}"}, "finish_reason": "stop"}
-            answer = json.dumps({"choices": [choice], "usage": {}}).encode()
-            self.send_response(400 if "broken" in content else 200)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+def echo(content):
+    """Names the lines that it was shown; rejects a prompt that holds "broken"."""
+    shown = [word for before, word in zip(content.split(), content.split()[1:], strict=False) if before == "Line"]
+    return 400 if "broken" in content else f"lines {' '.join(shown)}"
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """(rows by document number, manifest) of the stage `rephrase`."""
     folder = tmp_path_factory.mktemp("pieces")
-    with echo_server() as url:
+    with writer(echo) as (url, _):
         llm = {"kind": "endpoint", "url": url, "model": "echo"}
         synthesis = {"llm": llm, "piece_characters": 500, "most_pieces": 4, "source_characters": 5000}
         recipe, run = small_recipe(folder, synthesis=synthesis), RunFolder(folder / "run")
