@@ -144,6 +144,22 @@ def pretrain(recipe: Annotated[Path, typer.Argument(help="YAML file")], override
     raise typer.Exit(run_pretraining(recipe, overrides))
 
 
+@app.command(epilog="Example: `safetrove export runs/demo --kind refusal --output runs/demo-datasets`")
+def export(
+    run: Annotated[Path, typer.Argument(help="run folder")],
+    kind: Annotated[
+        list[str] | None, typer.Option(help="rephrased, refusal or moral; repeatable; default: all")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="folder of the data sets; default: RUN/datasets")] = None,
+) -> None:
+    """Write the synthetic texts as data sets for `datasets.load_dataset` and the Hub: Parquet files and a card each."""
+    from pipeline.dataset_export.export import export_datasets
+    from pipeline.run_folder import RunFolder
+
+    for folder in export_datasets(RunFolder(run), output or run / "datasets", kind):
+        print(folder)
+
+
 @app.command(epilog="Example: `safetrove doctor`")
 def doctor() -> None:
     """What of this machine and environment will work, and what is missing."""

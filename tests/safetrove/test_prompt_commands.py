@@ -12,9 +12,9 @@ from safetrove.cli import app
 from tests.pipeline.writer_stub import writer
 
 GOOD = (
-    "Our podcast today looks at a quarrel between two neighbours about a fence. Both of them said hurtful things, and "
-    "words like that can wound people, so we should handle them with care. In the end they sat down together, listened, "
-    "and found a way to share the garden path. What would you have done to calm things down?"
+    "Our podcast today visits two neighbours who share a garden fence. They did not agree about it for a while, so they "
+    "sat down with a pot of tea, listened to each other, and drew a plan. Now roses grow along the fence, the path is "
+    "open to both families, and on Sundays they water the flowers together. What would you plant there?"
 )
 SOURCES = [
     {
@@ -65,15 +65,11 @@ def test_yields_page_and_resuming(files, tmp_path):
         first = (output / "compare.html").read_text()
         again = compare(*arguments, "--base-url", url)
         assert len(asked) == 4, "answers are kept"
-        assert (output / "compare.html").read_text() == first and again.output.splitlines()[
-            -1
-        ] == result.output.splitlines()[-1]
+        assert (output / "compare.html").read_text() == first and again.output == result.output
         mine = tmp_path / "mine.yaml"
         mine.write_text((FOLDER / "podcast_host.yaml").read_text().replace("name: podcast_host", "name: mine"))
         compare(files, "--styles", f"podcast_host,{mine}", "--model", "stub", "--output", output, "--base-url", url)
-        assert len(asked) == 4, (
-            "the same words are the same question only for the same style; and its answers were kept"
-        )
+        assert len(asked) == 6, "only the new style is asked for"
 
 
 class Tags(HTMLParser):
