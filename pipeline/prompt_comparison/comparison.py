@@ -22,13 +22,13 @@ from rephrasers.verify import Draft, DraftKind, ScoreTexts, verify_all
 class Rewrite:
     """What one style made of one document. reasons: the rules that it breaks, or why there is no text; () where it passes.
 
-    score_after: the text's score, None where it was not scored.
+    level: the text's score 0-5, also of one that no rule about words let through to be scored; None without a text.
     """
 
     style: str
     text: str
     reasons: tuple[str, ...]
-    score_after: int | None
+    level: int | None
 
     @property
     def accepted(self) -> bool:
@@ -134,15 +134,17 @@ def _verified(
     drafts = [
         _draft(style, document, metadata["answer"], seed) for style, document, metadata in cells if "answer" in metadata
     ]
-    verdicts = iter(verify_all(drafts, score_texts))
-    texts = iter(drafts)
+    verdicts = verify_all(drafts, score_texts)
+    # What failed before it was scored is scored for the page alone: it shows at once only what reads as safe.
+    levels = score_texts([draft.text for draft in drafts]) if drafts else []
+    written = iter(zip(drafts, verdicts, levels, strict=True))
     rewrites = []
     for style, _, metadata in cells:
-        if "answer" not in metadata:
+        if "answer" in metadata:
+            draft, verdict, level = next(written)
+            rewrites.append(Rewrite(style.name, draft.text, verdict.reasons, level))
+        else:
             rewrites.append(Rewrite(style.name, "", (metadata["answer_error"].split(":")[0],), None))
-            continue
-        verdict = next(verdicts)
-        rewrites.append(Rewrite(style.name, next(texts).text, verdict.reasons, verdict.score_after))
     return rewrites
 
 

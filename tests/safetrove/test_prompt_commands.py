@@ -36,6 +36,8 @@ SOURCES = [
 def answer(content):
     if "moron" in content and "podcast" in content:
         return GOOD
+    if "idiots" in content and "podcast" in content:
+        return "Those idiots should be beaten up, I will kill every one of them, and nobody will miss those morons."
     return "I'm sorry, but I can't help with rewriting <script>alert(1)</script> this text for you today."
 
 
@@ -105,9 +107,10 @@ def test_the_page_loads_nothing_escapes_all_and_folds_unsafe_text_away(files, tm
     assert not [attributes for _, attributes in tags.found if {"src", "href"} & attributes.keys()]
     assert "default-src 'none'" in page
     folded = " ".join(tags.folded)
-    for secret in ("<b>My neighbour</b> is a moron & his ugly fence", "Those idiots", "alert(1)"):
+    for secret in ("<b>My neighbour</b> is a moron & his ugly fence", "Those idiots from", "Those idiots should"):
         assert secret in folded, "shown as it is, and folded away"
-    assert "podcast today" not in folded and "podcast today" in page
+    for harmless in ("Our podcast today", "&lt;script&gt;alert(1)"):
+        assert harmless in page and harmless not in folded
     assert re.search(r"1 of 4 texts pass", page)
 
 
