@@ -80,7 +80,7 @@ def _folding() -> dict[int, str]:
     table = {code: chr(code).lower() for code in range(ord("A"), ord("Z") + 1)}
     for start, end in _COMPATIBLE:
         for code in range(start, end):
-            plain, *marks = unicodedata.normalize("NFKD", chr(code)).strip("()") or " "
+            plain, *marks = list(unicodedata.normalize("NFKD", chr(code)).strip("()") or " ")
             # squared and circled letters beyond the normal forms: their names say what they show
             name = unicodedata.name(chr(code), "")
             if 0x1F130 <= code < 0x1F190 and "LETTER " in name:

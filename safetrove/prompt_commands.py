@@ -129,7 +129,10 @@ def _classifiers(recipe: Any) -> Any:
     """The stages whose classifiers verify in a run; none: those that ship."""
     from pipeline.stages.verify import VerifyStage
 
-    return VerifyStage("rephrased", *recipe, 0).classifiers if recipe else ()
+    if recipe is None:
+        return ()
+    settings, run = recipe
+    return VerifyStage("rephrased", settings, run, 0).classifiers
 
 
 def _progress(total: int) -> Callable[[int], None]:

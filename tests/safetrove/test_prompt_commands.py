@@ -67,7 +67,7 @@ def test_yields_page_and_resuming(files, tmp_path):
         first = (output / "compare.html").read_text()
         again = compare(*arguments, "--base-url", url)
         assert len(asked) == 4, "answers are kept"
-        assert (output / "compare.html").read_text() == first and again.output == result.output
+        assert (output / "compare.html").read_text() == first and again.stdout == result.stdout
         mine = tmp_path / "mine.yaml"
         mine.write_text((FOLDER / "podcast_host.yaml").read_text().replace("name: podcast_host", "name: mine"))
         compare(files, "--styles", f"podcast_host,{mine}", "--model", "stub", "--output", output, "--base-url", url)
