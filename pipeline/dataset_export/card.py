@@ -95,10 +95,9 @@ def _numbers(counts: Counts) -> str:
         ]
         lines.append(_table(("style", "drafts", "passed", "yield"), rows))
     if counts.dropped:
-        rows = [(rule, f"{n:,}") for rule, n in sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0]))]
-        lines.append(
-            "Why drafts were dropped, by the first rule that they break:\n\n" + _table(("rule", "drafts"), rows)
-        )
+        ordered = sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0]))
+        reasons = _table(("rule", "drafts"), [(rule, f"{n:,}") for rule, n in ordered])
+        lines.append("Why drafts were dropped, by the first rule that they break:\n\n" + reasons)
     for column, title in (
         ("score_before", "score of the source"),
         ("score_after", "score after"),
