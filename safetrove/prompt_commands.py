@@ -49,20 +49,17 @@ def compare(
 
     Answers are kept under the output folder: called again, only what changed is asked for.
     """
-    from pipeline.atomic_files import write_text
-    from pipeline.prompt_comparison.comparison import chosen_styles, compare_styles
-    from pipeline.prompt_comparison.page import render_page
+    from pipeline.prompt_comparison.comparison import compare_styles
     from pipeline.prompt_comparison.sources import Ensemble, draw_documents
     from rephrasers.embedded_writer import EMBEDDED_NAME
-    from rephrasers.prompt_files import STYLE_NAMES
 
-    chosen = chosen_styles([name.strip() for name in styles.split(",")] if styles else list(STYLE_NAMES))
+    chosen = _styles(styles)
     wanted = _levels(scores)
     recipe, documents = _sources(sources or [])
-    asked_for = {"url": base_url, "model": model, "temperature": temperature, "max_tokens": max_tokens}
-    settings = _settings(recipe, {name: value for name, value in asked_for.items() if value is not None})
-    if characters is None:
-        characters = EMBEDDED_CHARACTERS if settings.model == EMBEDDED_NAME and settings.url is None else CHARACTERS
+    settings = _settings(
+        recipe, {"url": base_url, "model": model, "temperature": temperature, "max_tokens": max_tokens}
+    )
+    small = settings.model == EMBEDDED_NAME and settings.url is None
     ensemble = cache(lambda: Ensemble(_classifiers(recipe)))
     drawn = draw_documents(documents, n, wanted, seed, ensemble)
     result = compare_styles(
@@ -72,12 +69,17 @@ def compare(
         output / "answers",
         lambda texts: ensemble().levels(texts),
         seed,
-        characters,
+        characters or (EMBEDDED_CHARACTERS if small else CHARACTERS),
         _progress(len(drawn) * len(chosen)),
     )
-    write_text(output / "compare.html", render_page(result))
-    _print_yields(result)
-    print(output / "compare.html")
+    _show(result, output / "compare.html")
+
+
+def _styles(text: str) -> Any:
+    from pipeline.prompt_comparison.comparison import chosen_styles
+    from rephrasers.prompt_files import STYLE_NAMES
+
+    return chosen_styles([name.strip() for name in text.split(",")] if text else list(STYLE_NAMES))
 
 
 def _levels(text: str) -> list[int]:
@@ -115,6 +117,7 @@ def _settings(recipe: Any, asked_for: dict[str, Any]) -> Any:
     from classifiers.errors import RecipeError
     from rephrasers.servers.settings import ServerSettings
 
+    asked_for = {name: value for name, value in asked_for.items() if value is not None}
     base = recipe[0].synthesis.llm.model_dump() if recipe and recipe[0].synthesis else {}
     if "url" in asked_for:
         asked_for["kind"] = "endpoint"
@@ -144,10 +147,15 @@ def _progress(total: int) -> Callable[[int], None]:
     return show
 
 
-def _print_yields(result: Any) -> None:
+def _show(result: Any, page: Path) -> None:
+    """Write the page, print the table."""
     from rich.console import Console
     from rich.table import Table
 
+    from pipeline.atomic_files import write_text
+    from pipeline.prompt_comparison.page import render_page
+
+    write_text(page, render_page(result))
     table = Table(box=None, pad_edge=False)
     table.add_column("style")
     for column in ("asked", "passed", "yield"):
@@ -158,3 +166,4 @@ def _print_yields(result: Any) -> None:
         table.add_row(row.style, str(row.asked), str(row.passed), f"{100 * row.passed / row.asked:.0f} %", why)
     Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False, highlight=False)
     print(f"writer: {result.writer}; {len(result.documents)} documents, the same for each style")
+    print(page)
