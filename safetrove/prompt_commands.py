@@ -118,7 +118,9 @@ def _settings(recipe: Any, asked_for: dict[str, Any]) -> Any:
     from rephrasers.servers.settings import ServerSettings
 
     asked_for = {name: value for name, value in asked_for.items() if value is not None}
-    base = recipe[0].synthesis.llm.model_dump() if recipe and recipe[0].synthesis else {}
+    # More requests at once are slower where the writer shares two cores.
+    default = {} if "url" in asked_for else {"concurrency": 8}
+    base = recipe[0].synthesis.llm.model_dump() if recipe and recipe[0].synthesis else default
     if "url" in asked_for:
         asked_for["kind"] = "endpoint"
     try:
