@@ -12,7 +12,7 @@ from classifiers.judge import judge_messages
 from pipeline.ingest.input_files import list_input_files
 from pipeline.plan_measure import Measured, is_local, measurable, measure_stages
 from pipeline.plan_sample import SourceSample, choose_documents, read_samples
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, Synthesis
 from pipeline.run_folder import RunFolder
 from pipeline.stages.assignments import assign_moral, assign_refusal, assign_rephrased
 from pipeline.stages.dedup import document_table
@@ -151,7 +151,7 @@ def _language_model_lines(
     lines = []
     if "judge" in recipe.score.classifiers:
         judge = recipe.score.judge
-        prompts = [judge_messages(document.text, judge.maximum_characters, judge.mode) for document, _ in scored]
+        prompts = [[judge_messages(document.text, judge.maximum_characters, judge.mode)] for document, _ in scored]
         lines.append(_language_model_line("score-judge", judge.llm, prompts, scale.documents))
     if recipe.synthesis is None:
         return lines
@@ -163,7 +163,7 @@ def _language_model_lines(
             _language_model_line(
                 STAGE_OF_KIND[kind],
                 settings.llm,
-                [_messages(kind, recipe.seed, document_id, text) for document_id, text in texts],
+                [_requests(kind, recipe.seed, settings, document_id, text) for document_id, text in texts],
                 scale.documents * settings.fraction,
                 settings.llm.max_tokens if kind == "moral" else 0,
             )
@@ -171,27 +171,35 @@ def _language_model_lines(
     return lines
 
 
-def _messages(kind: str, seed: int, document_id: str, text: str) -> Messages:
-    """The real prompt; that of moral texts holds a dialogue which is not written yet, so an empty one stands in."""
+def _requests(kind: str, seed: int, settings: Synthesis, document_id: str, text: str) -> list[Messages]:
+    """The real prompts of a document; that of moral texts holds a dialogue which is not written yet, so an empty one
+    stands in. Where pieces end is estimated, and a document with too many is left out, as in the run."""
+
+    def fits(messages: Messages) -> bool:
+        return estimate_tokens(messages) <= settings.llm.max_prompt_tokens
+
     if kind == "rephrased":
-        return assign_rephrased(seed, document_id, text).messages
+        requests = assign_rephrased(seed, document_id, text, settings.piece_characters, fits).requests
+        return requests if len(requests) <= settings.most_pieces else []
     if kind == "refusal":
-        return assign_refusal(text).messages
+        return assign_refusal(text, settings.piece_characters, fits).requests
     moral = assign_moral([{"role": "user", "text": ""}, {"role": "assistant", "text": ""}])
     assert moral is not None
-    return moral.messages
+    return moral.requests
 
 
 def _language_model_line(
-    stage: str, llm: ServerSettings, prompts: list[Messages], factor: float, more_prompt_tokens: int = 0
+    stage: str, llm: ServerSettings, documents: list[list[Messages]], factor: float, more_prompt_tokens: int = 0
 ) -> LanguageModelLine:
-    """`more_prompt_tokens`: of each prompt, for text that a language model has still to write."""
+    """`documents`: the prompts of each sampled document. `more_prompt_tokens`: of each prompt, for text that a language
+    model has still to write."""
     name = llm.tokenizer if choose_server(llm) == "endpoint" else llm.model
     counted = name is not None and is_local(name)
+    prompts = [messages for requests in documents for messages in requests]
     count = token_counter(llm, resolve_model(llm.model)) if counted and prompts else estimate_tokens
     tokens = sum(count(messages) + more_prompt_tokens for messages in prompts)
     return LanguageModelLine(
-        stage, len(prompts) * factor, tokens * factor, len(prompts) * factor * llm.max_tokens, counted
+        stage, len(documents) * factor, tokens * factor, len(prompts) * factor * llm.max_tokens, counted
     )
 
 

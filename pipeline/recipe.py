@@ -173,7 +173,15 @@ class Synthesis(_Section):
     refuse_scores: list[UnsafeLevel] = [4, 5]
     moralise: bool = True
     fraction: float = Field(1.0, gt=0, le=1, description="share of the documents that are written about, drawn by id")
-    source_characters: int = Field(2400, ge=200, description="how much of a document the writer is shown")
+    source_characters: int = Field(
+        9600, ge=200, description="how much of a document the writer is shown, from its beginning, in all its pieces"
+    )
+    piece_characters: int = Field(
+        2400,
+        ge=200,
+        description="longest piece of a document that the writer is shown at once; its context is a bound too",
+    )
+    most_pieces: int = Field(8, ge=1, description="a document that needs more is dropped as too_many_pieces")
 
 
 class Tag(_Section):

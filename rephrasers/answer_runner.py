@@ -19,6 +19,7 @@ from rephrasers.answer_spill import AnswerSpill
 from rephrasers.servers.answers import take_extras
 from rephrasers.servers.endpoint import GuardedClient, RequestFailedError
 from rephrasers.servers.open_servers import Serving
+from rephrasers.servers.sampling import cut_at_stop
 from rephrasers.servers.settings import ServerSettings
 
 RESULT_KEY = "result"
@@ -86,7 +87,7 @@ class AnswerRunner(InferenceRunner):
     async def _ask(self, document: Document, generate: Any) -> dict[str, Any]:
         """One document's answer, or the reason why there is none. Parameters are in the payload, hence in its hash."""
         try:
-            result: InferenceResult = await generate(self._payload(document.metadata["messages"]))
+            result: InferenceResult = await generate(self._payload(document.metadata))
         except InferenceError as error:
             rejected = _REJECTED.search(str(error.error))
             return {
@@ -94,9 +95,11 @@ class AnswerRunner(InferenceRunner):
                 "answer_retries": error.retries if isinstance(error, RequestFailedError) else 0,
             }
         usage, extras = take_extras(result.usage)
-        return {"answer": {"text": result.text, "finish_reason": result.finish_reason, "usage": usage, **extras}}
+        text, finish_reason = cut_at_stop(result.text, result.finish_reason, self._settings.stop)
+        return {"answer": {"text": text, "finish_reason": finish_reason, "usage": usage, **extras}}
 
-    def _payload(self, messages: list[dict[str, str]]) -> dict[str, Any]:
+    def _payload(self, request: dict[str, Any]) -> dict[str, Any]:
+        messages = request["messages"]
         if "questions" in self._request_fields:
             return {"state": messages[-1]["content"], **self._request_fields}
         return {
@@ -104,6 +107,8 @@ class AnswerRunner(InferenceRunner):
             "max_tokens": self._settings.max_tokens,
             "temperature": self._settings.temperature,
             "top_p": self._settings.top_p,
+            **({"stop": list(self._settings.stop)} if self._settings.stop else {}),
+            **({"seed": request["seed"]} if "seed" in request else {}),
             **self._request_fields,
         }
 
@@ -122,7 +127,8 @@ class AnswerRunner(InferenceRunner):
         """Nothing periodic: the step's statistics say it once."""
 
     def ask_all(self, documents: Iterable[Document], rank: int) -> None:
-        """Asks for every document; each has `metadata["index"]`, its place in the spill, and `metadata["messages"]`.
+        """Asks for every document; each has `metadata["index"]`, its place in the spill, `metadata["messages"]`,
+        and where the request has a seed of its own `metadata["seed"]`.
 
         Raises the first error that is about the run and not about one document."""
         try:

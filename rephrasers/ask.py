@@ -12,6 +12,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from classifiers.errors import DataError
 from rephrasers.answer_spill import AnswerSpill
+from rephrasers.keyed_draws import request_seed
 from rephrasers.models import ModelReference
 from rephrasers.prompt_length import Messages, token_counter
 from rephrasers.servers.open_servers import model_of, open_server, serving
@@ -28,7 +29,7 @@ def cache_name(settings: ServerSettings, model: ModelReference, prompt_hashes: S
     depends_on = {
         "model": model.path_or_id if not model.is_local else model.description,
         "revision": model.revision,
-        "sampling": [settings.temperature, settings.top_p, settings.max_tokens, settings.dtype],
+        "sampling": [settings.temperature, settings.top_p, settings.max_tokens, settings.dtype, settings.stop],
         "prompts": sorted(prompt_hashes),
     }
     return "answers-" + hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
@@ -50,6 +51,9 @@ class AskLLM(PipelineStep):
     committed. Uses the server that an enclosing `serving` block keeps open, else starts one for this task, and none
     where nothing is to be asked. Memory does not grow with answers or texts, only with ids.
 
+    `seed`, where the settings allow it (`send_seeds`), gives each request a sampling seed of its own, drawn from it and the
+    document's id; None: none is sent.
+
     `on_answer` is told, after each answer, how many documents of the shard are answered so far (for progress).
 
     Raises DataError for an id that occurs twice and for any document without an answer at the end, ModelError for a
@@ -67,6 +71,7 @@ class AskLLM(PipelineStep):
         prompt_hashes: Sequence[str] = (),
         on_answer: Callable[[int], None] | None = None,
         request_fields: Mapping[str, Any] | None = None,
+        seed: int | None = None,
     ):
         super().__init__()
         self.request_fn = request_fn
@@ -75,6 +80,7 @@ class AskLLM(PipelineStep):
         self.prompt_hashes = tuple(prompt_hashes)
         self.on_answer = on_answer
         self.request_fields = dict(request_fields or {})
+        self.seed = seed if settings.send_seeds else None
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """See the class. All documents are asked before the first one is yielded."""
@@ -108,7 +114,8 @@ class AskLLM(PipelineStep):
             if tokens > limit:
                 spill.put(index, {"answer_error": f"too_long: {tokens} tokens > {limit}"})
                 continue
-            yield Document(text="", id=document.id, metadata={"index": index, "messages": messages})
+            seed = {} if self.seed is None else {"seed": request_seed(self.seed, document.id)}
+            yield Document(text="", id=document.id, metadata={"index": index, "messages": messages, **seed})
 
     def _ask(self, requests: Iterator[Document], spill: AnswerSpill, cache_folder: Path, rank: int) -> None:
         from rephrasers.answer_runner import AnswerRunner, SpillWriter

@@ -15,6 +15,11 @@ def draw_key(seed: int, stream: str, document_id: str) -> int:
     return int.from_bytes(digest, "little")
 
 
+def request_seed(seed: int, request_id: str) -> int:
+    """The sampling seed of one request to a language model, in [0, 2^31): stream "request"."""
+    return draw_key(seed, "request", request_id) & 0x7FFFFFFF
+
+
 def keyed_uniforms(seed: int, stream: str, document_id: str, count: int) -> np.ndarray:
     """The draws u_1 ... u_count of one document: float64 in [0, 1), splitmix64 counted from the document's key.
 

@@ -1,7 +1,7 @@
 """The prompts in `prompts/*.yaml`: loading, checking, filling in a document, drawing a style.
 
-A document is data. Before it goes into the frame, control tokens of chat models and our own frame lines inside it
-are made harmless, so that no document can close the frame or open a turn of its own.
+A document goes into the frame of `document_frame`, neutralised there; a piece of a long one with a note of
+`piece_notes.yaml` that says which piece it is.
 """
 
 import hashlib
@@ -13,11 +13,18 @@ from pathlib import Path
 import yaml
 
 from classifiers.errors import DataError, RecipeError
+from rephrasers.document_frame import FRAME_BEGIN, FRAME_END, fold, holds_control_tokens, neutralise
 from rephrasers.keyed_draws import keyed_uniforms
 
+# Whoever makes or reads prompts finds the frame here too.
+__all__ = [
+    "FRAME_BEGIN", "FRAME_END", "STYLE_NAMES", "Prompt", "draw_style", "fold", "holds_control_tokens", "load_prompt",
+    "neutralise", "piece_note", "piece_notes_sha256", "read_prompt", "recontextualisation_styles",
+]  # fmt: skip
+
 FOLDER = Path(__file__).with_name("prompts")
-SOURCE_SLOT = "{source}"
-FRAME_BEGIN, FRAME_END = "=== BEGIN SOURCE TEXT ===", "=== END SOURCE TEXT ==="
+PIECE_NOTES = Path(__file__).with_name("piece_notes.yaml")
+SOURCE_SLOT, OUTPUT_SLOT = "{source}", "{output}"
 KINDS = ("recontextualise", "refuse", "moralise")
 # The order is part of the corpus: a draw is an index into it. Seven published kinds, then five of our own.
 STYLE_NAMES = (
@@ -26,67 +33,54 @@ STYLE_NAMES = (
     "news_explainer",
 )  # fmt: skip
 
-# Characters without a width hide a delimiter from a pattern but not from a reader; bidi controls reorder lines.
-# The two joiners stay: several scripts need them.
-_INVISIBLE = re.compile(
-    "[\u00ad\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]"
-)
-_JOINERS = "[\u200c\u200d]*"
-# <|im_start|>, <|eot_id|>, <|end|> ... and the same with full-width bars or brackets.
-_BAR_OPEN = re.compile(f"([<＜]){_JOINERS}([|｜])")
-_BAR_CLOSE = re.compile(f"([|｜]){_JOINERS}([>＞])")
-_TAG_TOKENS = re.compile(
-    r"<(?=/?(?:s|bos|eos|pad|unk|mask|think|tool_call|tool_response|start_of_turn|end_of_turn|begin_of_text|sep|cls)>)",
-    re.IGNORECASE,
-)
-_BRACKET_TOKENS = re.compile(
-    r"(\[)(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])|(<)(?=</?SYS>>)", re.IGNORECASE
-)
-# Bounded repeats: a page of equals signs must not take quadratic time.
-_FRAME_LINE = re.compile(
-    r"[=＝][=＝ \t]{0,40}+((?:BEGIN|END)[\W_]{0,20}SOURCE[\W_]{0,20}TEXT)[=＝ \t]{0,40}", re.IGNORECASE
-)
-
-
-def neutralise(text: str) -> str:
-    """The text with nothing in it that a chat template or our frame would act on; other text stays as it is.
-
-    Control tokens are split by a space and frame lines lose their rule of equals signs; invisible characters go.
-    Applying it twice changes nothing more.
-    """
-    text = _INVISIBLE.sub("", text)
-    text = _BAR_OPEN.sub(r"\1 \2", text)
-    text = _BAR_CLOSE.sub(r"\1 \2", text)
-    text = _TAG_TOKENS.sub("< ", text)
-    text = _BRACKET_TOKENS.sub(lambda match: f"{match.group()} ", text)
-    return _FRAME_LINE.sub(r"- \1 -", text)
-
-
-def holds_control_tokens(text: str) -> bool:
-    """True where a text holds what `neutralise` would take apart (invisible characters aside)."""
-    return any(p.search(text) for p in (_BAR_OPEN, _BAR_CLOSE, _TAG_TOKENS, _BRACKET_TOKENS, _FRAME_LINE))
-
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt file. sha256 is that of the file's bytes; `user` holds the source slot once, inside the frame."""
+    """One prompt file. sha256 is that of the file's bytes.
+
+    audience, format: for people. output: what the answer must look like; it stands in the prompt, where `user` has its
+    slot. `user` holds the source slot once, inside the frame.
+    """
 
     name: str
     version: int
     kind: str
     audience: str
     format: str
+    output: str
     system: str
     user: str
     sha256: str = field(repr=False)
 
-    def messages(self, text: str) -> list[dict[str, str]]:
-        """The chat messages for a document: system, then the frame with the neutralised text in it, once."""
+    def messages(self, text: str, part: int = 1, parts: int = 1) -> list[dict[str, str]]:
+        """The chat messages for a document: system, then the frame with the neutralised text in it, once.
+
+        part, parts: which piece of a longer document the text is, from 1; the prompt says so where there is more than one.
+        """
         before, _, after = self.user.partition(SOURCE_SLOT)
+        form = f"{self.output} {piece_note(part, parts)}" if parts > 1 else self.output
         return [
             {"role": "system", "content": self.system},
-            {"role": "user", "content": before + neutralise(text) + after},
+            {"role": "user", "content": before.replace(OUTPUT_SLOT, form) + neutralise(text) + after},
         ]
+
+
+def piece_note(part: int, parts: int) -> str:
+    """What the prompt says about piece number `part` (from 1) of `parts`."""
+    which = "first" if part == 1 else "last" if part == parts else "middle"
+    return _piece_notes()[which].format(part=part, parts=parts)
+
+
+@cache
+def piece_notes_sha256() -> str:
+    """sha256 of the file with the notes about pieces: part of the prompt of every style."""
+    return hashlib.sha256(PIECE_NOTES.read_bytes()).hexdigest()
+
+
+@cache
+def _piece_notes() -> dict[str, str]:
+    notes: dict[str, str] = yaml.safe_load(PIECE_NOTES.read_text(encoding="utf-8"))
+    return notes
 
 
 @cache
@@ -106,7 +100,8 @@ def read_prompt(path: Path) -> Prompt:
         values = yaml.safe_load(content)
     except yaml.YAMLError as error:
         raise DataError(f"{path} is not YAML: {error}") from error
-    expected = {"name": str, "version": int, "kind": str, "audience": str, "format": str, "system": str, "user": str}
+    texts = ("name", "kind", "audience", "format", "output", "system", "user")
+    expected = {**dict.fromkeys(texts, str), "version": int}
     if not isinstance(values, dict) or set(values) != set(expected):
         found = sorted(values) if isinstance(values, dict) else type(values).__name__
         raise DataError(f"{path} must hold exactly the keys {sorted(expected)}, found {found}")
@@ -120,6 +115,8 @@ def read_prompt(path: Path) -> Prompt:
     frame = f"{FRAME_BEGIN}\n{SOURCE_SLOT}\n{FRAME_END}"
     if values["user"].count(frame) != 1 or values["user"].count(SOURCE_SLOT) != 1 or SOURCE_SLOT in values["system"]:
         raise DataError(f"{path}: `user` must hold the source once, framed as three lines:\n{frame}")
+    if values["user"].partition(SOURCE_SLOT)[0].count(OUTPUT_SLOT) != 1:
+        raise DataError(f"{path}: `user` must hold {OUTPUT_SLOT}, the place of `output`, once before the frame")
     return Prompt(**values, sha256=hashlib.sha256(content).hexdigest())
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rephrasers.models import ModelReference, resolve_model
-from rephrasers.servers.open_servers import choose_server
+from rephrasers.servers.open_servers import choose_server, model_of
 from rephrasers.servers.settings import ServerSettings
 
 Messages = list[dict[str, str]]
@@ -37,3 +37,16 @@ def token_counter(settings: ServerSettings, model: ModelReference) -> Callable[[
         return len(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
 
     return count
+
+
+class PromptFits:
+    """Whether chat messages leave room for an answer in the server's context. The tokenizer is loaded at the first call."""
+
+    def __init__(self, settings: ServerSettings):
+        self.settings = settings
+        self._count: Callable[[Messages], int] | None = None
+
+    def __call__(self, messages: Messages) -> bool:
+        if self._count is None:
+            self._count = token_counter(self.settings, model_of(self.settings))
+        return self._count(messages) <= self.settings.max_prompt_tokens

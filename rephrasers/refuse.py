@@ -5,6 +5,7 @@ renamed for the corpus. The labels and their keyed draw are ours.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import Literal
 
 import yaml
 
+from classifiers.chunks import bounded_text
 from rephrasers.keyed_draws import keyed_uniforms
+from rephrasers.pieces import SHORTEST_PIECE
 from rephrasers.prompt_files import load_prompt
-from rephrasers.recontextualise import parse_text
+from rephrasers.recontextualise import Messages, parse_text
 
 Role = Literal["user", "assistant"]
 PLAIN_NAMES = ("User", "Assistant")
 KEEP_PLAIN_NAMES = 0.10
+PASSAGES = 4
 
 # "User:", "**User:**", "**User**:", "User 1:", "### Assistant:", "- User:" at a line's start.
 _SPEAKER = re.compile(
@@ -35,9 +39,17 @@ class Turn:
     text: str
 
 
-def refusal_request(text: str) -> list[dict[str, str]]:
-    """The chat messages that ask for a dialogue about a text."""
-    return load_prompt("refuse").messages(text)
+def refusal_request(text: str, longest: int, fits: Callable[[Messages], bool]) -> Messages:
+    """The chat messages that ask for one dialogue about a text.
+
+    Of a text longer than `longest` characters, or whose prompt does not fit, four evenly spaced passages are shown: the
+    dialogue is about its problem, not about each of its facts, and the problem may stand anywhere in it.
+    """
+    prompt = load_prompt("refuse")
+    shown = bounded_text(text, longest, PASSAGES)
+    while not fits(messages := prompt.messages(shown)) and len(shown) > SHORTEST_PIECE:
+        shown = bounded_text(text, len(shown) // 2, PASSAGES)
+    return messages
 
 
 def parse_dialogue(answer: str) -> list[Turn]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from safetrove.classifier_commands import classifier_app
+from safetrove.prompt_commands import prompts
 
 app = typer.Typer(
     add_completion=False,
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 
 app.add_typer(classifier_app, name="classifier")
+app.add_typer(prompts, name="prompts")
 
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, dotted; repeatable")]
 Output = Annotated[Path | None, typer.Option(help="run folder; default: the recipe's output, else runs/NAME")]
@@ -140,6 +142,22 @@ def pretrain(recipe: Annotated[Path, typer.Argument(help="YAML file")], override
     from safetrove.pretraining import run_pretraining
 
     raise typer.Exit(run_pretraining(recipe, overrides))
+
+
+@app.command(epilog="Example: `safetrove export runs/demo --kind refusal --output runs/demo-datasets`")
+def export(
+    run: Annotated[Path, typer.Argument(help="run folder")],
+    kind: Annotated[
+        list[str] | None, typer.Option(help="rephrased, refusal or moral; repeatable; default: all")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="folder of the data sets; default: RUN/datasets")] = None,
+) -> None:
+    """Write the synthetic texts as data sets for `datasets.load_dataset` and the Hub: Parquet files and a card each."""
+    from pipeline.dataset_export.export import export_datasets
+    from pipeline.run_folder import RunFolder
+
+    for folder in export_datasets(RunFolder(run), output or run / "datasets", kind):
+        print(folder)
 
 
 @app.command(epilog="Example: `safetrove doctor`")

@@ -35,7 +35,12 @@ COMMANDS = {
     "classifier calibrate": {"--distil", "--output", "--target-1", "--target-3", "--confidence"},
     "pretrain": {"--set"},
     "doctor": set(),
-}
+    "export": {"--kind", "--output"},
+    "prompts compare": {
+        "--styles", "--n", "--scores", "--base-url", "--model", "--temperature", "--max-tokens", "--characters", "--seed",
+        "--output",
+    },
+}  # fmt: skip
 
 
 def command_line(*arguments, text="", expect=0, **environment):

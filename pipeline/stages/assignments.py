@@ -1,20 +1,23 @@
-"""Which prompt each kind of text is written with, and how an answer becomes a draft's text and turns."""
+"""Which prompt each kind of text is written with, and how answers become a draft's text and turns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rephrasers.moralise import moral_request, parse_article
-from rephrasers.prompt_files import load_prompt, recontextualisation_styles
-from rephrasers.recontextualise import parse_text, rewrite_request
+from rephrasers.prompt_files import draw_style, load_prompt, piece_notes_sha256, recontextualisation_styles
+from rephrasers.prompt_length import Messages
+from rephrasers.recontextualise import join_pieces, parse_text, rewrite_requests
 from rephrasers.refuse import Turn, draw_names, parse_dialogue, refusal_request, render_dialogue
+
+Fits = Callable[[Messages], bool]
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """The messages for one document, and the prompt that they were made with."""
+    """What is asked for one document (one request for each of its pieces), and the prompt that it was made with."""
 
-    messages: list[dict[str, str]]
+    requests: list[Messages]
     style: str
     version: int
     sha256: str
@@ -22,21 +25,23 @@ class Assignment:
 
 def prompt_hashes(kind: str) -> dict[str, str]:
     """Name -> sha256 of every prompt file that a kind may be written with."""
-    names = {"refusal": ["refuse"], "moral": ["moralise"]}.get(kind)
-    prompts = recontextualisation_styles() if names is None else [load_prompt(name) for name in names]
-    return {prompt.name: prompt.sha256 for prompt in prompts}
+    if kind != "rephrased":
+        prompt = load_prompt({"refusal": "refuse", "moral": "moralise"}[kind])
+        return {prompt.name: prompt.sha256}
+    styles = {prompt.name: prompt.sha256 for prompt in recontextualisation_styles()}
+    return {**styles, "piece_notes": piece_notes_sha256()}
 
 
-def assign_rephrased(seed: int, document_id: str, text: str) -> Assignment:
-    """The style drawn for the document, and its messages."""
-    style, messages = rewrite_request(text, document_id, seed)
-    return Assignment(messages, style.name, style.version, style.sha256)
+def assign_rephrased(seed: int, document_id: str, text: str, longest: int, fits: Fits) -> Assignment:
+    """The style drawn for the document, and the requests for its pieces of at most `longest` characters."""
+    style = draw_style(seed, document_id)
+    return Assignment(rewrite_requests(style, text, longest, fits), style.name, style.version, style.sha256)
 
 
-def assign_refusal(text: str) -> Assignment:
+def assign_refusal(text: str, longest: int, fits: Fits) -> Assignment:
     """A RefuseWeb dialogue about a document."""
     prompt = load_prompt("refuse")
-    return Assignment(refusal_request(text), prompt.name, prompt.version, prompt.sha256)
+    return Assignment([refusal_request(text, longest, fits)], prompt.name, prompt.version, prompt.sha256)
 
 
 def assign_moral(turns: list[dict[str, str]] | None) -> Assignment | None:
@@ -44,14 +49,21 @@ def assign_moral(turns: list[dict[str, str]] | None) -> Assignment | None:
     if not turns:
         return None
     prompt = load_prompt("moralise")
-    return Assignment(moral_request(_turns(turns)), prompt.name, prompt.version, prompt.sha256)
+    return Assignment([moral_request(_turns(turns))], prompt.name, prompt.version, prompt.sha256)
 
 
-def read_answer(kind: str, seed: int, document_id: str, answer: str) -> tuple[str, list[dict[str, str]] | None]:
-    """(text, turns) of an answer. A dialogue's text has the speakers drawn for the document; others have no turns."""
-    if kind != "refusal":
-        parse: Callable[[str], str] = parse_article if kind == "moral" else parse_text
-        return parse(answer), None
+def read_answers(
+    kind: str, seed: int, document_id: str, answers: Sequence[str]
+) -> tuple[str, list[dict[str, str]] | None]:
+    """(text, turns) of a document's answers: one for each piece of a rephrased document, one in all for the other kinds.
+
+    A dialogue's text has the speakers drawn for the document; other kinds have no turns.
+    """
+    if kind == "rephrased":
+        return join_pieces(answers), None
+    [answer] = answers
+    if kind == "moral":
+        return parse_article(answer), None
     turns = parse_dialogue(answer)
     if not turns:
         return parse_text(answer), []

@@ -7,12 +7,12 @@ from pipeline.stage import Stage
 from rephrasers.embedded_writer import CONVERSION_VERSION, EMBEDDED_NAME, GGUF_SHA256
 from rephrasers.servers.settings import ServerSettings
 
-_OUTPUT_KEYS = {"model", "max_context", "max_tokens", "temperature", "top_p", "dtype"}
+_OUTPUT_KEYS = {"model", "max_context", "max_tokens", "temperature", "top_p", "dtype", "stop", "send_seeds"}
 
 
 def output_settings(settings: ServerSettings) -> dict[str, Any]:
     """The keys of a server that decide what it answers, with the model's revision."""
-    return {**settings.model_dump(include=_OUTPUT_KEYS), "revision": model_revision(settings)}
+    return {**settings.model_dump(mode="json", include=_OUTPUT_KEYS), "revision": model_revision(settings)}
 
 
 def model_revision(settings: ServerSettings) -> str:

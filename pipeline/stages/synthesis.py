@@ -5,7 +5,6 @@ Drafts are what the model said; nothing is trained on before `verify-<kind>` has
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,11 @@ from pipeline.stages.assignments import (
     assign_refusal,
     assign_rephrased,
     prompt_hashes,
-    read_answer,
+    read_answers,
 )
 from pipeline.stages.dedup import document_table
 from pipeline.stages.language_model import LanguageModelStage, output_settings
+from pipeline.stages.pieces import Assign, JoinPieces, finish_reason
 from pipeline.stages.score import score_table
 from pipeline.stages.tag import drop_by_score
 from pipeline.tables import ReadShard, WriteShard
@@ -53,6 +53,7 @@ DRAFT_SCHEMA = pa.schema(
         ("sampling", pa.string()),
         ("seed", pa.int64()),
         ("finish_reason", pa.string()),
+        ("pieces", pa.int32()),  # requests that the text was joined from
     ]
 )
 
@@ -74,6 +75,8 @@ def synthetic_id(kind: str, source_id: str) -> str:
 
 class DraftStage(LanguageModelStage):
     """Asks the writer for one kind of text. rephrased and refusal read documents; moral reads the refusals' drafts."""
+
+    version = 2  # long documents in pieces, a seed and stop strings in each request
 
     def __init__(self, kind: str, recipe: Recipe, run: RunFolder, shards: int):
         super().__init__(STAGE_OF_KIND[kind], recipe, run, shards)
@@ -98,6 +101,8 @@ class DraftStage(LanguageModelStage):
                 "fraction": self.recipe.synthesis.fraction,
                 "scores": self.scores,
                 "source_characters": self.recipe.synthesis.source_characters,
+                "piece_characters": self.recipe.synthesis.piece_characters,
+                "most_pieces": self.recipe.synthesis.most_pieces,
             }
         return settings
 
@@ -114,29 +119,32 @@ class DraftStage(LanguageModelStage):
 
     def steps(self, task: ShardTask) -> list[PipelineStep]:
         from rephrasers.ask import AskLLM
+        from rephrasers.prompt_length import PromptFits
 
         assert self.recipe.synthesis is not None
-        maximum, seed = self.recipe.synthesis.source_characters, self.recipe.seed
+        synthesis, seed = self.recipe.synthesis, self.recipe.seed
         table = self._input(task.shard)[1]
         first: list[PipelineStep] = [ReadShard(task, table)]
         if self.kind != "moral":
             sidecars = {"final": score_table(self.run, "final", task.shard)}
-            first = [
-                ReadShard(task, table, sidecars),
-                ToWriteAbout(task, self.scores, self.recipe.synthesis.fraction, seed),
-            ]
+            first = [ReadShard(task, table, sidecars), ToWriteAbout(task, self.scores, synthesis.fraction, seed)]
+        fits = PromptFits(self.llm)
 
-        def assign(document: Document) -> Assignment | None:
+        def assignment(document: Document) -> Assignment | None:
             if self.kind == "moral":
                 return assign_moral(document.metadata["turns"])
-            text = document.text[:maximum]
-            return assign_refusal(text) if self.kind == "refusal" else assign_rephrased(seed, document.id, text)
+            text, longest = document.text[: synthesis.source_characters], synthesis.piece_characters
+            if self.kind == "refusal":
+                return assign_refusal(text, longest, fits)
+            return assign_rephrased(seed, document.id, text, longest, fits)
 
+        assign = Assign(task, assignment, synthesis.most_pieces)
         hashes = list(prompt_hashes(self.kind).values())
         return [
             *first,
-            Assign(task, assign),
-            AskLLM(lambda d: d.metadata["messages"], self.llm, task.work_folder, hashes, task.report),
+            assign,
+            AskLLM(lambda d: d.metadata["messages"], self.llm, task.work_folder, hashes, assign.report, seed=seed),
+            JoinPieces(),
             WriteShard(task, draft_table(self.run, self.kind, task.shard), DRAFT_SCHEMA, DraftRow(self, task)),
         ]
 
@@ -168,26 +176,6 @@ class ToWriteAbout(PipelineStep):
             yield document
 
 
-class Assign(PipelineStep):
-    """Give each document its prompt; a dialogue that has no turns has nothing to be moralised."""
-
-    type = "🔻 - FILTER"
-
-    def __init__(self, task: ShardTask, assign: Callable[[Document], Assignment | None]):
-        super().__init__()
-        self.task, self.assign = task, assign
-
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        for document in data:
-            assignment = self.assign(document)
-            if assignment is None:
-                self.task.drop("no_dialogue")
-                continue
-            document.metadata["messages"] = assignment.messages
-            document.metadata["prompt"] = [assignment.style, assignment.version, assignment.sha256]
-            yield document
-
-
 class DraftRow:
     """Turns an answered document into a draft's row; a document without an answer goes to quarantine."""
 
@@ -199,11 +187,12 @@ class DraftRow:
 
     def __call__(self, document: Document) -> dict[str, Any] | None:
         metadata = document.metadata
-        if "answer" not in metadata:
+        if "answers" not in metadata:
             self.task.quarantine(document.id, metadata["answer_error"].split(":")[0], detail=metadata["answer_error"])
             return None
-        answer, (style, version, sha256) = metadata["answer"], metadata["prompt"]
-        text, turns = read_answer(self.stage.kind, self.stage.recipe.seed, document.id, answer["text"])
+        answers, (style, version, sha256) = metadata["answers"], metadata["prompt"]
+        texts = [answer["text"] for answer in answers]
+        text, turns = read_answers(self.stage.kind, self.stage.recipe.seed, document.id, texts)
         return {
             "id": synthetic_id(self.stage.kind, document.id),
             "text": text,
@@ -217,5 +206,6 @@ class DraftRow:
             "revision": self.model.revision,
             "sampling": self.sampling,
             "seed": self.stage.recipe.seed,
-            "finish_reason": answer["finish_reason"],
+            "finish_reason": finish_reason(answers),
+            "pieces": len(answers),
         }

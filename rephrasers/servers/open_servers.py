@@ -16,6 +16,7 @@ from loguru import logger
 
 from rephrasers.models import ModelReference, resolve_model
 from rephrasers.servers.process import ServerProcess, free_port
+from rephrasers.servers.sampling import sampling_notes
 from rephrasers.servers.settings import ServerSettings
 from rephrasers.servers.transformers_serve import served_name, transformers_command
 from rephrasers.servers.vllm_server import vllm_command, vllm_is_installed
@@ -23,6 +24,7 @@ from rephrasers.servers.vllm_server import vllm_command, vllm_is_installed
 # What a client may choose for itself; everything else must agree for an open server to be used.
 _CLIENT_SIDE = {
     "kind", "concurrency", "max_attempts", "request_timeout_seconds", "start_timeout_seconds", "max_tokens", "tokenizer",
+    "stop", "send_seeds",
 }  # fmt: skip
 
 
@@ -91,6 +93,8 @@ def _start(settings: ServerSettings, log_file: Path, stack: ExitStack) -> Servin
     if kind == "endpoint":
         assert settings.url is not None  # checked by ServerSettings
         return Serving(settings.url.rstrip("/"), settings.model, model, None)
+    for note in sampling_notes(settings, kind):
+        logger.warning(note)
     port = free_port()
     if kind == "vllm":
         name, command = model.path_or_id, vllm_command(settings, model, port)

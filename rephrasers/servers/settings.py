@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 ServerKind = Literal["auto", "vllm", "transformers", "endpoint"]
 
@@ -10,8 +10,8 @@ ServerKind = Literal["auto", "vllm", "transformers", "endpoint"]
 class ServerSettings(BaseModel):
     """Settings of one server; frozen, unknown keys are errors.
 
-    Tokens are the model's own. Times are seconds. Sampling is part of every request; see `serving` for the one server
-    that takes it from its first request only.
+    Tokens are the model's own. Times are seconds. Sampling is part of every request;
+    `sampling.sampling_notes` says what the chosen server makes of it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,6 +30,12 @@ class ServerSettings(BaseModel):
     max_tokens: int = Field(512, ge=1, description="of an answer")
     temperature: float = Field(0.7, ge=0.0, le=2.0)
     top_p: float = Field(0.9, gt=0.0, le=1.0)
+    stop: tuple[str, ...] = Field(
+        (), max_length=4, description="an answer ends before the first of these; cut here where the server ignores them"
+    )
+    send_seeds: bool = Field(
+        True, description="send a seed with each request, drawn from the recipe's seed and the document's id"
+    )
     concurrency: int = Field(16, ge=1, description="requests in flight at once")
     max_attempts: int = Field(5, ge=1, description="tries of one request before it is given up")
     request_timeout_seconds: float = Field(600.0, gt=0)
@@ -47,6 +53,13 @@ class ServerSettings(BaseModel):
     allow_remote_code_of: tuple[str, ...] = Field(
         (), description="models whose own code may run, each as org/name@commit; empty: none"
     )
+
+    @field_validator("stop")
+    @classmethod
+    def _no_empty_stop(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in value:
+            raise ValueError("an empty stop string would end every answer before it begins")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> "ServerSettings":

@@ -1,5 +1,6 @@
 """The twelve styles and two other prompts: checked files, keyed draws, documents that try to leave their frame."""
 
+import re
 import time
 
 import pytest
@@ -36,6 +37,37 @@ def test_the_source_stands_in_the_prompt_exactly_once_and_the_rest_is_short(name
     assert [system["role"], user["role"]] == ["system", "user"]
     assert (system["content"] + user["content"]).count("The one and only SOURCE, {source} {} %s \\1.") == 1
     assert len((system["content"] + load_prompt(name).user).split()) < 235, "about 350 tokens"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_form_of_the_answer_stands_in_the_prompt(name):
+    prompt = load_prompt(name)
+    user = prompt.messages("x")[1]["content"]
+    assert user.count(prompt.output) == 1 and "{output}" not in user
+    assert user.index(prompt.output) < user.index(FRAME_BEGIN)
+
+
+def test_prompts_demand_what_the_method_asks_for():
+    """The lists of the method: what every style demands, eight categories and five guidelines, eight guidelines."""
+    for style in recontextualisation_styles():
+        for demand in ("aged 11 to 14", "main idea and fact", "leave it out", "why it needs care", "even when it is read alone",
+                       "should not be copied", "tone", "constructive"):  # fmt: skip
+            assert demand in style.system, (style.name, demand)
+    refuse = load_prompt("refuse").system
+    categories = re.search(r"one of: (.*)\.", refuse)[1].split("; ")
+    assert len(categories) == 8 and categories[0] == "harassment or discrimination" and categories[-1] == "privacy"
+    assert [int(n) for n in re.findall(r"^(\d)\. ", refuse, re.M)] == [1, 2, 3, 4, 5]
+    moralise = load_prompt("moralise").system
+    assert [int(n) for n in re.findall(r"^(\d)\. ", moralise, re.M)] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert "third person" in moralise
+
+
+def test_a_piece_says_which_it_is_and_a_whole_document_says_nothing():
+    style = load_prompt("podcast_host")
+    first, middle, last = (style.messages("x", part, 3)[1]["content"] for part in (1, 2, 3))
+    assert "part 1 of 3" in first and "part 2 of 3" in middle and "part 3 of 3" in last
+    assert "do not close" in first and "do not close" in middle and "then close" in last
+    assert "part" not in style.messages("x")[1]["content"]
 
 
 def test_draws_follow_the_golden_vector():
@@ -106,12 +138,13 @@ def test_wrong_names_and_files_are_refused_by_name(tmp_path):
     good = (FOLDER / "refuse.yaml").read_text().replace("name: refuse", "name: mine")
     for change, message in [
         (("name: mine", "name: other"), "`name` must be 'mine'"),
-        (("version: 1", "version: one"), "`version` must be int"),
+        (("version: 2", "version: one"), "`version` must be int"),
         (("kind: refuse", "kind: rephrase"), "`kind` must be one of"),
         (("{source}", "source"), "must hold the source once"),
         (("audience:", "listeners:"), "exactly the keys"),
         (("name: mine", "name: [mine"), "is not YAML"),
     ]:
+        assert change[0] in good
         path.write_text(good.replace(*change))
         with pytest.raises(DataError, match=message):
             read_prompt(path)

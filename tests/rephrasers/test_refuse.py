@@ -5,7 +5,8 @@ import re
 import pytest
 
 from rephrasers.moralise import moral_request, parse_article
-from rephrasers.recontextualise import parse_text, rewrite_request
+from rephrasers.prompt_files import draw_style
+from rephrasers.recontextualise import parse_text, rewrite_requests
 from rephrasers.refuse import Turn, draw_names, parse_dialogue, refusal_request, render_dialogue
 
 TURNS = [Turn("user", "Help me trick my neighbour."), Turn("assistant", "I can't help with that.\nTalk to them.")]
@@ -57,9 +58,10 @@ def test_names_are_two_and_keyed_and_a_tenth_stays_plain():
 
 
 def test_requests_hold_the_text_they_are_about():
-    style, messages = rewrite_request("A text.", "doc-0", 0)
+    style = draw_style(0, "doc-0")
+    [messages] = rewrite_requests(style, "A text.", 2400, lambda _: True)
     assert style.name == "childrens_video" and "\nA text.\n" in messages[1]["content"]
-    assert "\nA text.\n" in refusal_request("A text.")[1]["content"]
+    assert "\nA text.\n" in refusal_request("A text.", 2400, lambda _: True)[1]["content"]
     assert "User: Help me trick my neighbour.\n\nAssistant: I can't" in moral_request(TURNS)[1]["content"]
 
 

@@ -1,0 +1,165 @@
+"""The data set card (README.md with YAML metadata) of one kind of synthetic text."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+from pipeline.dataset_export.export import COLUMNS, Counts, yield_share
+from pipeline.recipe import Recipe
+from rephrasers.verify import DraftKind
+
+_TITLES = {
+    "rephrased": "recontextualised web text (the shape of SafeWeb)",
+    "refusal": "refusal dialogues (the shape of RefuseWeb)",
+    "moral": "moral education articles (the shape of Moral Education)",
+}
+_WHAT = {
+    "rephrased": "Web pages that classifiers scored as mildly to moderately unsafe, rewritten by a language model in one of "
+    "twelve styles for listeners of 11 to 14: the ideas and facts stay, harmful wording goes, and what needs care is said.",
+    "refusal": "Dialogues of two in which a request that carries the problem of an unsafe web page is declined well. `text` "
+    "is for pretraining: its speakers have names or roles drawn by document, and a tenth keeps User and Assistant. `turns` "
+    "is for fine-tuning. The page itself is not in it, and requests that carry operational detail were dropped.",
+    "moral": "Short articles in the third person about the principle behind a refusal, written from refusal dialogues.",
+}
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+          (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"))  # fmt: skip
+# What the Hub lists; any other licence is "other" there and stands in the card's text.
+_HUB_LICENCES = {
+    "apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "odc-by", "odbl", "bsd-3-clause",
+}  # fmt: skip
+_HUB_NAMES = {"odc-by-1.0": "odc-by", "odbl-1.0": "odbl"}
+
+
+def dataset_card(recipe: Recipe, kind: DraftKind, counts: Counts) -> str:
+    """The README of a data set: metadata, what it is, numbers, lineage, limits, licences."""
+    metadata = yaml.safe_dump(card_metadata(recipe, kind, counts), sort_keys=False, allow_unicode=True)
+    parts = [
+        f"# {recipe.name}: {_TITLES[kind]}",
+        _WHAT[kind],
+        _warnings(counts),
+        "## Numbers\n\n" + _numbers(counts),
+        "## How it was made\n\n" + _making(recipe, counts),
+        "## Columns\n\n" + _columns(kind),
+        "## Limits\n\n" + _limits(counts),
+        "## Licences of the sources\n\n" + _licences(recipe, counts),
+    ]
+    return f"---\n{metadata}---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
+
+
+def card_metadata(recipe: Recipe, kind: DraftKind, counts: Counts) -> dict[str, Any]:
+    """The YAML head that the Hub and `datasets` read."""
+    languages = sorted(language for language in counts.by.get("language", ()) if language not in ("und", "None"))
+    return {
+        "pretty_name": f"{recipe.name}: {_TITLES[kind]}",
+        "license": _hub_licence(counts.by.get("licence", Counter())),
+        **({"language": languages} if languages else {}),
+        "task_categories": ["text-generation"],
+        "tags": ["safety", "safety-pretraining", "synthetic"],
+        "size_categories": [next((name for most, name in _SIZES if counts.rows < most), "n>1B")],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}],
+    }
+
+
+def _hub_licence(licences: Counter[str]) -> str:
+    """The one licence of all rows where the Hub knows it, "unknown" where one is, else "other"."""
+    names = {_HUB_NAMES.get(name.lower(), name.lower()) for name in licences}
+    if not names or "unknown" in names:
+        return "unknown"
+    return names.pop() if len(names) == 1 and names <= _HUB_LICENCES else "other"
+
+
+def _warnings(counts: Counts) -> str:
+    if counts.rows == 0:
+        return (
+            "**This data set is empty: none of the drafts passed verification.** That is a result, not a fault: only what "
+            "passes its checks is kept, whatever the writer. (`datasets.load_dataset` refuses a data set without rows.)"
+        )
+    return ""
+
+
+def _numbers(counts: Counts) -> str:
+    share = yield_share(counts)
+    drafts = counts.rows + counts.dropped.total()
+    lines = [
+        f"{counts.rows:,} texts, {counts.characters:,} characters, from {counts.shards} shards. Of {drafts:,} drafts "
+        + ("none was written." if share is None else f"{counts.rows:,} ({100 * share:.1f} %) passed verification."),
+    ]
+    if counts.written:
+        passed = counts.by.get("style", Counter())
+        rows = [
+            (style, f"{tried:,}", f"{passed[style]:,}", f"{100 * passed[style] / tried:.1f} %")
+            for style, tried in sorted(counts.written.items())
+            if tried
+        ]
+        lines.append(_table(("style", "drafts", "passed", "yield"), rows))
+    if counts.dropped:
+        ordered = sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0]))
+        reasons = _table(("rule", "drafts"), [(rule, f"{n:,}") for rule, n in ordered])
+        lines.append("Why drafts were dropped, by the first rule that they break:\n\n" + reasons)
+    for column, title in (
+        ("score_before", "score of the source"),
+        ("score_after", "score after"),
+        ("category", "category"),
+    ):
+        found = counts.by.get(column)
+        if found:
+            lines.append(_table((title, "texts"), [(value, f"{n:,}") for value, n in sorted(found.items())]))
+    return "\n\n".join(lines)
+
+
+def _making(recipe: Recipe, counts: Counts) -> str:
+    assert recipe.synthesis is not None
+    llm = recipe.synthesis.llm
+    writers = ", ".join(sorted(counts.by.get("model", ()))) or llm.model
+    revisions = ", ".join(sorted(counts.by.get("revision", ())))
+    return (
+        f"Writer: {writers}{f' (revision {revisions})' if revisions else ''}; temperature {llm.temperature:g}, top_p "
+        f"{llm.top_p:g}, at most {llm.max_tokens} tokens an answer, seed {recipe.seed}. After Safety Pretraining (arXiv "
+        "2504.16980), with prompts of our own, whose names and hashes stand in each row.\n\n"
+        "Every text was checked by rules about its words (empty, cut off, looping, copied, off its language, refusing where "
+        "a rewrite was asked, yielding where a refusal was asked, and more) and scored again by the classifiers "
+        f"({', '.join(recipe.score.classifiers)}). Rewrites and articles are kept only with a score of at most 1 and below "
+        "their source; in dialogues every turn of the assistant has at most 1."
+    )
+
+
+def _columns(kind: DraftKind) -> str:
+    columns = {name: what for name, what in COLUMNS.items() if kind == "refusal" or name != "turns"}
+    return _table(("column", "content"), [(f"`{name}`", what) for name, what in columns.items()])
+
+
+def _limits(counts: Counts) -> str:
+    limits = [
+        "Written by a language model: facts may be wrong, left out or made up. Checks for kept facts are rough.",
+        "The scores are those of classifiers, which miss things; a low score is no proof of safety. Do not use the rows as "
+        "labels of a benchmark.",
+        "What the writer tends to get past the checks is over-represented: compare the yields of the styles above.",
+        "Texts may name real persons, places and firms that stood in public pages.",
+        "Category and source score describe the page that a text was written from, not the text.",
+    ]
+    if any("SmolLM2-135M" in model for model in counts.by.get("model", ())):
+        limits.insert(0, "The writer is a very small model for demonstrations: use another for a corpus to train on.")
+    return "\n".join(f"- {limit}" for limit in limits)
+
+
+def _licences(recipe: Recipe, counts: Counts) -> str:
+    stated = {source.name: source.licence for source in recipe.sources}
+    rows = counts.by.get("source", Counter())
+    table = _table(("source", "licence", "texts"), [(n, licence, f"{rows[n]:,}") for n, licence in stated.items()])
+    note = "Texts are derived from pages of these sources; their terms, and those of the writer's licence, apply."
+    if "unknown" in stated.values():
+        note += " **A source states no licence: settle that before publishing.**"
+    return f"{table}\n\n{note}"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    names = list(head)
+    lines = [names, ["---"] * len(names), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: str) -> str:
+    """A value that cannot break its row of the table."""
+    return " ".join(value.replace("|", "\\|").split())

@@ -1,0 +1,171 @@
+"""Writes one kind of synthetic text as a folder that the Hub and `datasets.load_dataset` understand.
+
+FOLDER/README.md is the card, FOLDER/data/train-00000-of-0000N.parquet are the rows. Unsafe source texts are not in it.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from classifiers.errors import DataError
+from pipeline.atomic_files import write_text
+from pipeline.manifest import Manifest, output_state
+from pipeline.recipe import Recipe
+from pipeline.run import load_frozen_recipe
+from pipeline.run_folder import RunFolder
+from pipeline.stages.synthesis import STAGE_OF_KIND, synthetic_table
+from pipeline.stages.tokenise import synthetic_kinds
+from rephrasers.verify import DraftKind
+
+ROWS_AT_ONCE = 1000
+# The columns in their order, and what each holds, for the card.
+COLUMNS = {
+    "id": "128-bit id of this text",
+    "text": "the text to train on; of a dialogue with the speakers' names drawn for it",
+    "turns": "the dialogue as a list of {role, text}, role user or assistant: for fine-tuning",
+    "source_id": "id of the text that it was written from (a document; of an article, the dialogue)",
+    "source": "name of the source in the recipe",
+    "licence": "licence of the source, as the recipe states it",
+    "language": "language of the source",
+    "category": "kind of harm that the source was scored for",
+    "score_before": "safety score of the source, 0 (safe) to 5",
+    "score_after": "safety score of this text; of a refused dialogue, which names its problem, recorded and not gated",
+    "style": "name of the prompt file",
+    "prompt_version": "version of the prompt",
+    "prompt_sha256": "hash of the prompt file",
+    "model": "the writer",
+    "revision": "what identifies the writer's weights",
+    "sampling": "settings of the writer, JSON",
+    "seed": "the recipe's seed: styles, names and the seeds of requests are drawn from it and the source's id",
+    "finish_reason": "how the writer's answer ended",
+    "pieces": "requests that the text was joined from",
+}
+
+
+@dataclass
+class Counts:
+    """What the card says about the rows of a data set."""
+
+    rows: int = 0
+    characters: int = 0
+    shards: int = 0
+    written: Counter[str] = field(default_factory=Counter)  # drafts that came to verification, by style
+    dropped: Counter[str] = field(default_factory=Counter)  # drafts that did not pass, by the first rule they break
+    by: dict[str, Counter[str]] = field(default_factory=dict)  # column -> value -> rows
+
+    COUNTED = ("style", "score_before", "score_after", "category", "language", "source", "licence", "model", "revision")
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Count the rows of a batch."""
+        self.rows += batch.num_rows
+        self.characters += sum(len(text) for text in batch.column("text").to_pylist())
+        for column in self.COUNTED:
+            values = Counter(str(value) for value in batch.column(column).to_pylist())
+            self.by.setdefault(column, Counter()).update(values)
+
+
+def export_datasets(run: RunFolder, output: Path, kinds: list[str] | None = None) -> list[Path]:
+    """Writes OUTPUT/<kind> for each kind (all of the recipe's by default) and returns the folders.
+
+    A folder is built beside its place and put there whole. Raises DataError where the run has no such kind, shards are
+    missing, edited or kept stale, or where something else lies in the folder's place.
+    """
+    recipe = load_frozen_recipe(run)
+    there = synthetic_kinds(recipe)
+    for kind in kinds or ():
+        if kind not in there:
+            known = ", ".join(there) or "none: its recipe asks no language model"
+            raise DataError(f"--kind {kind}: this run has no texts of this kind; it has {known}")
+    if not there:
+        raise DataError(f"{run.root}: this run has no synthetic texts: its recipe asks no language model")
+    return [export_kind(run, recipe, kind, output / kind) for kind in there if not kinds or kind in kinds]
+
+
+def export_kind(run: RunFolder, recipe: Recipe, kind: DraftKind, folder: Path) -> Path:
+    """Writes one kind as a data set folder; see `export_datasets`."""
+    from pipeline.dataset_export.card import dataset_card
+
+    manifests = _finished(run, kind)
+    if folder.exists() and not (folder / "data").is_dir() and any(folder.iterdir()):
+        raise DataError(f"{folder}: something else lies here; give another --output")
+    building = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(building, ignore_errors=True)
+    (building / "data").mkdir(parents=True)
+    try:
+        counts = _write_rows(run, kind, manifests, building / "data")
+        write_text(building / "README.md", dataset_card(recipe, kind, counts))
+        shutil.rmtree(folder, ignore_errors=True)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def _finished(run: RunFolder, kind: DraftKind) -> list[Manifest]:
+    """The manifests of all shards of the stage that lets texts of a kind through, in order."""
+    stage = f"verify-{kind}"
+    inputs = run.root / "inputs.json"
+    number = len(json.loads(inputs.read_text(encoding="utf-8"))) if inputs.is_file() else 0
+    manifests = []
+    for shard in range(number):
+        for name in (STAGE_OF_KIND[kind], stage):
+            if not run.manifest(name, shard).is_file():
+                raise DataError(
+                    f"{run.root}: shard {shard} of {name} is not finished; run `safetrove status {run.root}`, then finish it"
+                )
+        manifest = Manifest.read(run.manifest(stage, shard))
+        if manifest.forced_stale:
+            raise DataError(
+                f"{run.root}: shard {shard} of {stage} was kept stale (--force-stale); rerun it before exporting"
+            )
+        for path, recorded in manifest.outputs.items():
+            if output_state(run.root / path, recorded, full=True) != "ok":
+                raise DataError(f"{run.root / path}: not as its stage wrote it; safetrove rerun it before exporting")
+        manifests.append(manifest)
+    if not manifests:
+        raise DataError(f"{run.root}: no shard of this run is finished")
+    return manifests
+
+
+def _write_rows(run: RunFolder, kind: DraftKind, manifests: list[Manifest], folder: Path) -> Counts:
+    """One file a shard; shards without rows are left out, but for one where all are empty."""
+    counts = Counts(shards=len(manifests))
+    filled = []
+    for manifest in manifests:
+        counts.dropped.update(manifest.rows.dropped)
+        table = synthetic_table(run, kind, manifest.shard)
+        filled += [table] if pq.read_metadata(table).num_rows else []
+        # Of each style: how many passed, how many came.
+        for style, (_, tried) in manifest.metrics.get("yield_by_style", {}).items():
+            counts.written[style] += tried
+    for number, table in enumerate(filled or [synthetic_table(run, kind, manifests[0].shard)]):
+        name = f"train-{number:05d}-of-{max(1, len(filled)):05d}.parquet"
+        schema = _schema(kind, pq.read_schema(table))
+        with pq.ParquetWriter(folder / name, schema, compression="zstd") as writer:
+            for batch in _batches(table, schema.names):
+                counts.add(batch)
+                writer.write_batch(batch)
+    return counts
+
+
+def _batches(table: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(table) as file:
+        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
+            yield batch.select(columns)
+
+
+def _schema(kind: str, written: pa.Schema) -> pa.Schema:
+    """The columns of a kind in their order: dialogues have turns, other texts do not."""
+    return pa.schema([written.field(name) for name in COLUMNS if kind == "refusal" or name != "turns"])
+
+
+def yield_share(counts: Counts) -> float | None:
+    """Rows over drafts, in [0, 1]; None where nothing was written."""
+    drafts = counts.rows + counts.dropped.total()
+    return counts.rows / drafts if drafts else None

@@ -1,0 +1,166 @@
+"""Synthetic texts as data sets: read back by `datasets`, with a card whose numbers are the rows', and refusals to export."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from classifiers.errors import DataError
+from pipeline.atomic_files import write_json, write_text
+from pipeline.dataset_export.export import export_datasets
+from pipeline.manifest import Manifest, OutputFile, Rows
+from pipeline.recipe import dump_recipe
+from pipeline.run_folder import RunFolder
+from pipeline.stages.synthesis import synthetic_table
+from pipeline.stages.verify import SYNTHETIC_SCHEMA
+from tests.pipeline.stage_runs import small_recipe, write_table
+
+TURNS = [{"role": "user", "text": "Help me be mean."}, {"role": "assistant", "text": "I can't help with that."}]
+
+
+def row(kind, number, **changes):
+    return {
+        "id": f"{kind}-{number}",
+        "text": f"Text {number} with ünïcode and a | pipe.",
+        "turns": TURNS if kind == "refusal" else None,
+        "source_id": f"doc-{number}",
+        "source": "texts",
+        "licence": "CC0-1.0",
+        "language": "en",
+        "category": "hate",
+        "score_before": 2,
+        "score_after": 0,
+        "style": "refuse" if kind == "refusal" else "podcast_host",
+        "prompt_version": "2",
+        "prompt_sha256": "0" * 64,
+        "model": "some writer",
+        "revision": "abc",
+        "sampling": "{}",
+        "seed": 0,
+        "finish_reason": "stop",
+        "pieces": 1,
+        **changes,
+    }
+
+
+def make_run(folder, shards, licence="CC0-1.0"):
+    """A run whose synthetic shards hold so many rows of each kind, each beside two drafts that did not pass."""
+    source = {"name": "texts", "format": "jsonl", "path": "in", "licence": licence}
+    recipe, run = (
+        small_recipe(folder, sources=[source], synthesis={"llm": {"model": "embedded:x"}}),
+        RunFolder(folder / "run"),
+    )
+    write_text(run.recipe, dump_recipe(recipe))
+    write_json(run.root / "inputs.json", [{"shard": n} for n in range(len(shards))])
+    for kind, stage in (("rephrased", "rephrase"), ("refusal", "refuse"), ("moral", "moralise")):
+        for shard, number in enumerate(shards):
+            table = synthetic_table(run, kind, shard)
+            write_table(table, [row(kind, f"{shard}-{n}", licence=licence) for n in range(number)], SYNTHETIC_SCHEMA)
+            style = "refuse" if kind == "refusal" else "podcast_host"
+            for name in (stage, f"verify-{kind}"):
+                Manifest(
+                    stage=name,
+                    shard=shard,
+                    identity={},
+                    rows=Rows(number + 2, number, {"copied": 2}, {}),
+                    outputs={run.relative(table): OutputFile.of(table, number)} if name.startswith("verify") else {},
+                    metrics={"yield_by_style": {style: [number, number + 2]}},
+                ).write(run.manifest(name, shard))
+    return run
+
+
+def metadata_of(folder):
+    _, head, body = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(head), body
+
+
+def test_each_kind_is_read_back_by_datasets(tmp_path):
+    from datasets import load_dataset
+
+    run = make_run(tmp_path, [3, 0, 2])
+    folders = export_datasets(run, tmp_path / "out")
+    assert [folder.name for folder in folders] == ["rephrased", "refusal", "moral"]
+    for folder in folders:
+        data = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+        assert list(data) == ["train"] and len(data["train"]) == 5
+        rows = [
+            stored
+            for shard in range(3)
+            for stored in pq.read_table(synthetic_table(run, folder.name, shard)).to_pylist()
+        ]
+        names = set(data["train"].column_names)
+        assert names == set(SYNTHETIC_SCHEMA.names) - (set() if folder.name == "refusal" else {"turns"})
+        assert [dict(loaded) for loaded in data["train"]] == [{k: v for k, v in r.items() if k in names} for r in rows]
+    assert load_dataset(str(folders[1]), cache_dir=str(tmp_path / "cache"))["train"][0]["turns"] == TURNS
+    assert sorted(path.name for path in (folders[0] / "data").iterdir()) == [
+        "train-00000-of-00002.parquet",
+        "train-00001-of-00002.parquet",
+    ]
+    assert not list((tmp_path / "out").glob("*.partial"))
+
+
+def test_the_card_has_the_hubs_metadata_and_true_numbers(tmp_path):
+    folder = export_datasets(make_run(tmp_path, [3, 2]), tmp_path / "out", ["rephrased"])[0]
+    metadata, body = metadata_of(folder)
+    assert (
+        metadata["license"] == "cc0-1.0" and metadata["language"] == ["en"] and metadata["size_categories"] == ["n<1K"]
+    )
+    assert metadata["configs"][0]["data_files"] == [{"split": "train", "path": "data/*.parquet"}]
+    assert "5 texts" in body and "Of 9 drafts 5 (55.6 %) passed" in body
+    assert "| podcast_host | 9 | 5 | 55.6 % |" in body and "| copied | 4 |" in body
+    assert "some writer (revision abc)" in body and "| texts | CC0-1.0 | 5 |" in body
+    assert "`prompt_sha256`" in body and "`turns`" not in body
+    assert str(tmp_path) not in (folder / "README.md").read_text()
+
+
+def test_the_hub_accepts_the_metadata(tmp_path):
+    from huggingface_hub import DatasetCard
+
+    folder = export_datasets(make_run(tmp_path, [1]), tmp_path / "out", ["refusal"])[0]
+    card = DatasetCard.load(folder / "README.md")
+    assert card.data.license == "cc0-1.0" and card.data.task_categories == ["text-generation"]
+
+
+def test_an_empty_data_set_is_a_result_and_says_so(tmp_path):
+    folder = export_datasets(make_run(tmp_path, [0, 0]), tmp_path / "out", ["moral"])[0]
+    metadata, body = metadata_of(folder)
+    assert "This data set is empty" in body and "Of 4 drafts 0 (0.0 %) passed" in body
+    assert metadata["license"] == "unknown" and "language" not in metadata
+    [file] = (folder / "data").iterdir()
+    assert pq.read_table(file).num_rows == 0 and "source_id" in pq.read_schema(file).names
+
+
+def test_an_unknown_licence_is_said_and_a_second_export_replaces_the_first(tmp_path):
+    run = make_run(tmp_path, [2], licence="unknown")
+    folder = export_datasets(run, tmp_path / "out", ["moral"])[0]
+    metadata, body = metadata_of(folder)
+    assert metadata["license"] == "unknown" and "settle that before publishing" in body
+    (folder / "data" / "left-over.parquet").write_bytes(b"")
+    export_datasets(run, tmp_path / "out", ["moral"])
+    assert [path.name for path in (folder / "data").iterdir()] == ["train-00000-of-00001.parquet"]
+
+
+def test_what_is_not_whole_is_not_exported(tmp_path):
+    run = make_run(tmp_path, [2, 1])
+    with pytest.raises(
+        DataError, match="--kind dialogues: this run has no texts of this kind; it has rephrased, refusal, moral"
+    ):
+        export_datasets(run, tmp_path / "out", ["dialogues"])
+    manifest = run.manifest("verify-moral", 1)
+    value = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**value, "forced_stale": True}))
+    with pytest.raises(DataError, match="shard 1 of verify-moral was kept stale"):
+        export_datasets(run, tmp_path / "out", ["moral"])
+    manifest.unlink()
+    with pytest.raises(DataError, match="shard 1 of verify-moral is not finished"):
+        export_datasets(run, tmp_path / "out", ["moral"])
+    write_table(synthetic_table(run, "rephrased", 0), [row("rephrased", 9)], SYNTHETIC_SCHEMA)
+    with pytest.raises(DataError, match=r"rephrased/00000\.parquet: not as its stage wrote it"):
+        export_datasets(run, tmp_path / "out", ["rephrased"])
+    (tmp_path / "out" / "refusal").mkdir(parents=True)
+    (tmp_path / "out" / "refusal" / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="something else lies here"):
+        export_datasets(run, tmp_path / "out", ["refusal"])
+    assert (tmp_path / "out" / "refusal" / "notes.txt").read_text() == "mine"
+    assert not list((tmp_path / "out").glob("*.partial"))
