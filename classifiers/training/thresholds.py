@@ -15,7 +15,7 @@ GRID = np.round(np.concatenate([np.arange(0.05, 0.96, 0.025), [0.97, 0.99, 1.0]]
 class Goal:
     """What the ensemble should reach on held-out texts: least precision at 1 and at 3; above it, recall and macro F1."""
 
-    precision_1: float = 0.845
+    precision_1: float = 0.85
     precision_3: float = 0.75
 
 
