@@ -128,6 +128,7 @@ def text_rules(draft: Draft) -> tuple[str, ...]:
     if len(draft.text) > max(LARGEST_TEXT, LARGEST_RATIO * len(draft.source_text)):
         return ("oversized",)
     dialogue = draft.kind == "refusal"
+    still_dialogue = draft.kind == "moral" and bool(parse_dialogue(draft.text))
     rules = {
         "empty": wording.is_empty(draft.text),
         "truncated": draft.finish_reason == "length" or wording.ends_abruptly(draft.text),
@@ -136,9 +137,10 @@ def text_rules(draft: Draft) -> tuple[str, ...]:
         "copied": wording.copies(draft.text, draft.source_text),
         "meta_talk": phrases.has_meta_talk(draft.text, ends_too=not dialogue),
         "language": off_language(draft.text, draft.source_language),
-        "refused": not dialogue and phrases.refuses_to_write(draft.text),
+        # the refusal inside a dialogue is nobody's refusal to write
+        "refused": not dialogue and not still_dialogue and phrases.refuses_to_write(draft.text),
         "length_ratio": draft.kind == "rephrased" and not _length_fits(draft),
-        "dialogue": draft.kind == "moral" and bool(parse_dialogue(draft.text)),
+        "dialogue": still_dialogue,
         "two_speakers": dialogue and not speakers_alternate(draft.turns),
         "complied": dialogue and not (draft.turns and phrases.declines(draft.turns[-1].text)),
         "operational_detail": any(t.role == "user" and phrases.has_operational_detail(t.text) for t in draft.turns),

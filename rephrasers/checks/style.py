@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 
 from rephrasers.checks import shape
+from rephrasers.checks.phrases import QUOTED
 
 COUNTED = (
     "speakers", "turns", "headings", "paragraphs", "questions", "question_answer_pairs", "characters",
@@ -35,7 +36,6 @@ COUNTED = (
 DEMANDED = ("title", "closing_question", "third_person")
 # Of all words outside quotation marks. A page that speaks of people quotes and generalises now and then.
 MOST_PRONOUNS = 0.02
-_QUOTED = re.compile(r'"[^"\n]{0,300}"|“[^”\n]{0,300}”|«[^»\n]{0,300}»|„[^“”\n]{0,300}[“”]')
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def pronoun_share(text: str, language: str | None) -> float:
     """Share of first and second person pronouns among the words outside quotation marks, in [0, 1]; 0 for a language
     that `pronouns.yaml` does not have."""
     known = _pronouns().get(language or "")
-    words = re.findall(r"[^\W\d_]+", _QUOTED.sub(" ", text).lower())
+    words = re.findall(r"[^\W\d_]+", QUOTED.sub(" ", text).lower())
     return sum(word in known for word in words) / len(words) if known and words else 0.0
 
 

@@ -21,6 +21,8 @@ _SHORTEST_WINDOW = 400
 # A last line that is shorter is a heading, a signature or a closing word.
 _LEAST_LAST_WORDS = 6
 _LIST_LINE = re.compile(r"^\s*(?:[-*+•>#|(\[]|\d{1,2}[.)])")
+# Thai, Lao, Burmese, Khmer; kana and Han.
+_SPACELESS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s*|\n+")
 
 
@@ -30,10 +32,10 @@ def is_empty(text: str) -> bool:
 
 
 def units(text: str) -> list[str]:
-    """The lower-case words of a text; its characters where the script does not put spaces between words."""
+    """The lower-case words of a text; its characters where most letters are of a script without spaces between words."""
     words = re.findall(r"\w+", text.lower())
-    letters = sum(map(len, words))
-    return words if letters <= 12 * len(words) else [character for word in words for character in word]
+    spaceless = sum(len(letters) for letters in _SPACELESS.findall(text))
+    return words if 2 * spaceless <= sum(map(len, words)) else [character for word in words for character in word]
 
 
 def ngrams(items: list[str], n: int) -> list[tuple[str, ...]]:
