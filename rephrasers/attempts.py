@@ -1,6 +1,6 @@
-"""Further attempts at a document whose draft failed verification: another style where the kind has several, another seed.
+"""Further attempts at a document whose draft failed verification: another style where the kind has several, other seeds.
 
-Both are drawn from (seed, document id, number of the attempt) alone. The scheme is ours.
+All is drawn from (seed, document id, number of the attempt) alone. The scheme is ours.
 """
 
 from rephrasers.keyed_draws import draw_key, keyed_uniforms
@@ -14,13 +14,13 @@ def style_of_attempt(seed: int, document_id: str, attempt: int) -> Prompt:
     """
     left = list(recontextualisation_styles())
     if not 1 <= attempt <= len(left):
-        raise ValueError(f"attempt {attempt} is not one of the {len(left)} that there are styles for")
+        raise ValueError(f"attempt {attempt}: there are styles for the attempts 1 to {len(left)}")
     style = left[0]
     for draw in keyed_uniforms(seed, "template", document_id, attempt):
         style = left.pop(int(len(left) * draw))
     return style
 
 
-def seed_of_attempt(seed: int, document_id: str, attempt: int) -> int:
-    """The sampling seed of a document's attempt, in [0, 2^31): a server that honours it answers anew each time."""
-    return draw_key(seed, f"attempt-{attempt}", document_id) >> 33
+def seed_of_attempt(seed: int, attempt: int) -> int:
+    """What the sampling seeds of an attempt's requests are drawn from, beside their ids: the recipe's seed at first."""
+    return seed if attempt == 1 else draw_key(seed, "attempt", str(attempt)) >> 1
