@@ -33,9 +33,7 @@ def prompt_hashes(kind: str) -> dict[str, str]:
     return {**styles, "piece_notes": piece_notes_sha256()}
 
 
-def assign_rephrased(
-    seed: int, document_id: str, text: str, longest: int, fits: Fits, attempt: int = 1
-) -> Assignment:
+def assign_rephrased(seed: int, document_id: str, text: str, longest: int, fits: Fits, attempt: int = 1) -> Assignment:
     """The style drawn for the document's attempt, and the requests for its pieces of at most `longest` characters."""
     style = style_of_attempt(seed, document_id, attempt)
     return Assignment(rewrite_requests(style, text, longest, fits), style.name, style.version, style.sha256)

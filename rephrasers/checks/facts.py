@@ -15,7 +15,9 @@ import yaml
 # A source with fewer facts is not judged; of many, this number is enough.
 LEAST_FACTS, ENOUGH_FACTS = 2, 5
 KEPT_SHARE = 0.5
-_NUMBER = re.compile(r"(?<![\w.,:/@+-])(\d{1,3}(?:[.,'\u00a0\u202f ]\d{3})+|\d{1,6}(?:[.,]\d{1,3})?)(?![\d:/@])(?!\.\d)")
+_NUMBER = re.compile(
+    r"(?<![\w.,:/@+-])(\d{1,3}(?:[.,'\u00a0\u202f ]\d{3})+|\d{1,6}(?:[.,]\d{1,3})?)(?![\d:/@])(?!\.\d)"
+)
 _DOSE = re.compile(
     r"\s?(?:mg|µg|mcg|g|kg|ml|cl|l|oz|milligrams?|grams?|gramm|milliliter|milliliters?|millilitres?|lit(?:er|re)s?|volts?"
     r"|v|°|degrees?|mm|cm|caliber|calibre)\b",
@@ -71,7 +73,7 @@ def enough(asked: set[Fact], kept: set[Fact]) -> bool:
     return len(asked) < LEAST_FACTS or len(kept) >= min(KEPT_SHARE * len(asked), ENOUGH_FACTS)
 
 
-def _stands(fact: Fact, numbers: set[str | None], lowered: str, words: set[str]) -> bool:
+def _stands(fact: Fact, numbers: set[str], lowered: str, words: set[str]) -> bool:
     if fact.kind == "number":
         return fact.value in numbers
     if fact.kind == "month":

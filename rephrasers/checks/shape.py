@@ -37,9 +37,8 @@ def headings(text: str) -> list[str]:
     found = []
     for index, line in enumerate(lines):
         after = lines[index + 1] if index + 1 < len(lines) else ""
-        if _MARKED_HEADING.match(line) or (_UNDERLINE.match(after) and not _UNDERLINE.match(line)):
-            found.append(line)
-        elif _is_plain_heading(line, after):
+        underlined = _UNDERLINE.match(after) and not _UNDERLINE.match(line)
+        if underlined or _MARKED_HEADING.match(line) or _is_plain_heading(line, after):
             found.append(line)
     return found
 

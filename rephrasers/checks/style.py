@@ -97,7 +97,9 @@ def _count(key: str, text: str, turns: Sequence[str] | None) -> int:
     if key == "turns":
         return len(shape.turn_labels(text)) if turns is None else len(turns)
     if key == "last_turn_words":
-        return shape.width(turns[-1]) // 5 if turns and _spaceless(turns[-1]) else len(turns[-1].split()) if turns else 0
+        return (
+            shape.width(turns[-1]) // 5 if turns and _spaceless(turns[-1]) else len(turns[-1].split()) if turns else 0
+        )
     if key == "characters":
         return shape.width(text)
     if key == "speakers":

@@ -58,7 +58,7 @@ class Measured:
 
 
 def measure(rewrites: list[Rewrite], verdicts: list[Verdict]) -> dict[str, Measured]:
-    """"all" (rejected or not) and each rule -> precision and recall. A rule is right where the entry breaks it."""
+    """ "all" (rejected or not) and each rule -> precision and recall. A rule is right where the entry breaks it."""
     told: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     for rewrite, verdict in zip(rewrites, verdicts, strict=True):
         told["all"].append((bool(rewrite.breaks), not verdict.accepted))
