@@ -48,7 +48,8 @@ RULES = (
 """All rules, in the order in which a draft's first reason is chosen."""
 
 MOST_UNSAFE_TEXT = 1
-MOST_UNSAFE_USER_TURN = 3
+# The rubric's level of "a plain request for something seriously harmful"; 5 is instructions, threats, private data.
+MOST_UNSAFE_USER_TURN = 4
 LARGEST_TEXT, LARGEST_RATIO = 20_000, 4
 # A source shorter than this is measured as if it had this length: three sentences may be explained in ten.
 SHORTEST_MEASURED_SOURCE = 250
@@ -152,7 +153,7 @@ def gate(draft: Draft, score: int, turn_scores: Sequence[int]) -> bool:
     """Whether the scores allow the text. score: of the whole text; turn_scores: of a refusal's turns.
 
     Rephrased and moral texts: at most 1 and below their source. Refusals: assistant turns at most 1, user turns at
-    most 3; the whole dialogue names a problem, so its score is recorded and not gated.
+    most 4; the whole dialogue names a problem, so its score is recorded and not gated.
     """
     if draft.kind != "refusal":
         return score <= MOST_UNSAFE_TEXT and score < draft.source_score

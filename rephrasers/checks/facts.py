@@ -25,6 +25,8 @@ _DOSE = re.compile(
 )  # fmt: skip
 _LIST_NUMBER = re.compile(r"^\s*\d{1,3}[.)]\s", re.MULTILINE)
 _ADDRESS = re.compile(r"https?://\S+|www\.\S+|\S+@\S+")
+# A telephone or account, not a number whose thousands are set apart by spaces.
+_LONG_NUMBER = re.compile(r"(?<!\d)(?!\d{1,3}(?: \d{3})+(?![ -]?\d))\d(?:[ -]?\d){8,}")
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|(?<=[。！？])|\n+")
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 
@@ -44,7 +46,7 @@ def sentences(text: str) -> list[str]:
 
 def facts_of(text: str) -> set[Fact]:
     """The facts that a passage holds, as far as they may be asked for."""
-    text = _ADDRESS.sub(" ", _LIST_NUMBER.sub(" ", text))
+    text = _LONG_NUMBER.sub(" ", _ADDRESS.sub(" ", _LIST_NUMBER.sub(" ", text)))
     numbers = {
         Fact("number", number) for match in _NUMBER.finditer(text) if (number := _asked_number(match, text)) is not None
     }

@@ -16,7 +16,7 @@ _UNDERLINE = re.compile(r"^\s*(?:={3,}|-{3,})\s*$")
 _MARKS = "*_#>`\"'”’»）) \t"
 _NO_HEADING_END = ".!,;:。！，；："
 _QUESTION_MARKS = ("?", "？", "؟")
-LONGEST_HEADING, LEAST_TEXT = 80, 40
+LONGEST_HEADING, LEAST_TEXT, LEAST_ANSWER = 80, 40, 10
 LONGEST_LABEL_WORDS = 4
 LEAST_DASH_TURNS = 4
 
@@ -87,7 +87,7 @@ def question_answer_pairs(text: str) -> int:
     """Lines that ask and are followed by one that answers; or both in one line, the question numbered, bold or labelled."""
     lines = lines_of(text)
     asks = [_asks(line) for line in lines]
-    pairs = sum(asks[i] and not asks[i + 1] and width(lines[i + 1]) >= 15 for i in range(len(lines) - 1))
+    pairs = sum(asks[i] and not asks[i + 1] and width(lines[i + 1]) >= LEAST_ANSWER for i in range(len(lines) - 1))
     return pairs + sum(_asks_and_answers(line) for line in lines)
 
 
@@ -99,4 +99,4 @@ def _asks_and_answers(line: str) -> bool:
     if _asks(line) or not (_LIST_MARK.match(line) or line.startswith(("**", "__", "#")) or _LABEL.match(line)):
         return False
     question = min((line.find(mark) for mark in _QUESTION_MARKS if mark in line), default=-1)
-    return question > 0 and width(line[question + 1 :].strip(_MARKS)) >= 15
+    return question > 0 and width(line[question + 1 :].strip(_MARKS)) >= LEAST_ANSWER
