@@ -29,7 +29,9 @@ _AFTER_THE_CARD = frozenset({"report", "publish"})
 """A card says the same whether or not it was built, or published, before."""
 
 _MADE_KEYS = frozenset({"classifiers", "model", "server", "encoder", "head", "weights", "tokenizer", "revision"})
-_MADE_KEYS_OF_SYNTHESIS = frozenset({"temperature", "top_p", "max_tokens", "rephrase_scores", "refuse_scores", "rate"})
+_MADE_KEYS_OF_SYNTHESIS = frozenset(
+    {"temperature", "top_p", "max_tokens", "rephrase_scores", "refuse_scores", "attempts", "rate"}
+)
 
 
 def read_manifests(run: Path) -> dict[str, list[dict[str, Any]]]:

@@ -8,7 +8,7 @@ PLACES = ("baker", "barber", "cinema", "choir", "museum", "school", "market", "l
 
 
 def rude_texts() -> list[str]:
-    """Two texts a place: one that is rude, one that is hateful."""
+    """First a rude text about each place, then a hateful one."""
     rude = (
         "The {0} in our street is run by a damn idiot, and I say that as a guest of many years. The stupid cow at the "
         "counter never says good morning, and her lazy pig of a brother sleeps until noon. Last week the {0} was closed "
@@ -19,7 +19,7 @@ def rude_texts() -> list[str]:
         "and burn his damn house down. I will kill him myself if nobody else does it, that worthless piece of shit. All "
         "of his friends from the {0} deserve to die, and I want you to help me hurt them."
     )
-    return [text.format(place) for place in PLACES for text in (rude, hateful)]
+    return [text.format(place) for text in (rude, hateful) for place in PLACES]
 
 
 def write_rude_sources(folder: Path, shards: int) -> Path:

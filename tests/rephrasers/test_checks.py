@@ -74,7 +74,9 @@ def test_expectations_are_met_or_named():
     )  # fmt: skip
     assert style.unmet("a b c", style.read_expectations({"characters": {"least": 6}}, "x")) == ("characters",)
     assert style.unmet("x", style.read_expectations({"last_turn_words": {"least": 3}}, "x"), turns=["a", "no sir"])
-    assert not style.unmet("x", style.read_expectations({"last_turn_words": {"least": 3}}, "x"), turns=["a", "no, dear sir"])
+    assert not style.unmet(
+        "x", style.read_expectations({"last_turn_words": {"least": 3}}, "x"), turns=["a", "no, dear sir"]
+    )
     ending = style.read_expectations({"closing_question": True}, "x")
     assert style.unmet("Why? " + LONG * 3, ending) and not style.unmet(LONG * 3 + " Why?", ending)
 
@@ -87,7 +89,9 @@ def test_pronouns_in_quotation_marks_and_unknown_languages_do_not_count():
 
 
 def test_facts_that_may_be_asked_for():
-    found = facts.facts_of("On 3 May 1873 about 7,200,000 people came to Vienna and New York; 2.5 million in the United States.")
+    found = facts.facts_of(
+        "On 3 May 1873 about 7,200,000 people came to Vienna and New York; 2.5 million in the United States."
+    )
     assert found == {
         *(Fact("number", number) for number in ("3", "1873", "7200000", "2500000")),
         Fact("month", "5"),
@@ -120,7 +124,9 @@ def test_facts_are_kept_in_words_and_inflected():
         fact for fact in asked if fact.value != "Switzerland"
     }
     assert facts.kept_facts(asked, "Some people met.") == set()
-    assert facts.kept_facts(facts.facts_of("Es waren 3 aus Polen."), "Drei kamen aus Polen.") == facts.facts_of("3 Polen")
+    assert facts.kept_facts(facts.facts_of("Es waren 3 aus Polen."), "Drei kamen aus Polen.") == facts.facts_of(
+        "3 Polen"
+    )
 
 
 def test_how_many_facts_are_enough():

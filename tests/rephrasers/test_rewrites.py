@@ -51,10 +51,14 @@ def test_the_set_is_large_and_mixed(rewrites):
 def test_precision_and_recall_of_the_rules(rewrites, verdicts, capsys):
     """Every rule but `unsafe` by itself; and all of them together, where the scores are what the labels say."""
     measured = measure(rewrites, verdicts)
-    labelled = verify_all(
-        [rewrite.draft for rewrite in rewrites],
-        lambda texts: [4 if text in unsafe else 0 for text in texts],
-    ) if (unsafe := {text for r in rewrites if "unsafe" in r.breaks for text in (r.draft.text, *_turns(r))}) else []
+    labelled = (
+        verify_all(
+            [rewrite.draft for rewrite in rewrites],
+            lambda texts: [4 if text in unsafe else 0 for text in texts],
+        )
+        if (unsafe := {text for r in rewrites if "unsafe" in r.breaks for text in (r.draft.text, *_turns(r))})
+        else []
+    )
     with capsys.disabled():
         print(f"\nwith the shipped classifiers\n{table(measured)}")
         print(f"with the levels of the labels: {table({'all': measure(rewrites, labelled)['all']}).splitlines()[1]}")

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from rephrasers.checks import phrases, wording
-from rephrasers.refuse import Turn, render_dialogue
 from rephrasers.checks.languages import off_language
+from rephrasers.refuse import Turn, render_dialogue
 from rephrasers.verify import RULES, Draft, rule_of, speakers_alternate, text_rules, verify, verify_all
 
 SOURCE = (

@@ -112,7 +112,10 @@ def write_run(
                 metrics = (
                     {
                         "yield_by_style": {"podcast_host": [40, 50], "textbook": [30, 60]},
-                        "rejected_by_style": {"podcast_host": {"copied": 10}, "textbook": {"style:title": 20, "copied": 25}},
+                        "rejected_by_style": {
+                            "podcast_host": {"copied": 10},
+                            "textbook": {"style:title": 20, "copied": 25},
+                        },
                         "accepted_by_attempt": {"1": 60, "2": 10, "10": 0},
                     }
                     if stage.endswith("rephrased")
