@@ -33,10 +33,11 @@ def read_rewrites() -> list[Rewrite]:
         kind = KINDS.get(path.stem, "rephrased")
         for entry in values["rewrites"]:
             source = values["sources"][entry["source"]]
-            turns = parse_dialogue(entry["text"]) if kind == "refusal" else []
+            answer = "\n".join([entry["text"]] * entry.get("times", 1))
+            turns = parse_dialogue(answer) if kind == "refusal" else []
             draft = Draft(
                 kind=kind,
-                text=render_dialogue(turns, ("Student", "Teacher")) if turns else parse_text(entry["text"]),
+                text=render_dialogue(turns, ("Student", "Teacher")) if turns else parse_text(answer),
                 source_text=source["text"],
                 source_score=source["score"],
                 finish_reason=entry.get("finish_reason", "stop"),
