@@ -173,6 +173,12 @@ class Synthesis(_Section):
     refuse_scores: list[UnsafeLevel] = [4, 5]
     moralise: bool = True
     fraction: float = Field(1.0, gt=0, le=1, description="share of the documents that are written about, drawn by id")
+    attempts: int = Field(
+        2,
+        ge=0,
+        le=11,
+        description="further attempts at a text that fails verification, each in another style or with other seeds",
+    )
     source_characters: int = Field(
         9600, ge=200, description="how much of a document the writer is shown, from its beginning, in all its pieces"
     )

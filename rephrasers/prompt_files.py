@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from classifiers.errors import DataError, RecipeError
+from rephrasers.checks.style import Expectations, read_expectations
 from rephrasers.document_frame import FRAME_BEGIN, FRAME_END, fold, holds_control_tokens, neutralise
 from rephrasers.keyed_draws import keyed_uniforms
 
@@ -39,7 +40,7 @@ class Prompt:
     """One prompt file. sha256 is that of the file's bytes.
 
     audience, format: for people. output: what the answer must look like; it stands in the prompt, where `user` has its
-    slot. `user` holds the source slot once, inside the frame.
+    slot. expects: what verification demands of that form. `user` holds the source slot once, inside the frame.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Prompt:
     output: str
     system: str
     user: str
+    expects: Expectations
     sha256: str = field(repr=False)
 
     def messages(self, text: str, part: int = 1, parts: int = 1) -> list[dict[str, str]]:
@@ -101,7 +103,7 @@ def read_prompt(path: Path) -> Prompt:
     except yaml.YAMLError as error:
         raise DataError(f"{path} is not YAML: {error}") from error
     texts = ("name", "kind", "audience", "format", "output", "system", "user")
-    expected = {**dict.fromkeys(texts, str), "version": int}
+    expected = {**dict.fromkeys(texts, str), "version": int, "expects": dict}
     if not isinstance(values, dict) or set(values) != set(expected):
         found = sorted(values) if isinstance(values, dict) else type(values).__name__
         raise DataError(f"{path} must hold exactly the keys {sorted(expected)}, found {found}")
@@ -117,6 +119,10 @@ def read_prompt(path: Path) -> Prompt:
         raise DataError(f"{path}: `user` must hold the source once, framed as three lines:\n{frame}")
     if values["user"].partition(SOURCE_SLOT)[0].count(OUTPUT_SLOT) != 1:
         raise DataError(f"{path}: `user` must hold {OUTPUT_SLOT}, the place of `output`, once before the frame")
+    try:
+        values["expects"] = read_expectations(values["expects"], "`expects`")
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
     return Prompt(**values, sha256=hashlib.sha256(content).hexdigest())
 
 

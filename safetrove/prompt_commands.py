@@ -137,7 +137,7 @@ def _classifiers(recipe: Any) -> Any:
     if recipe is None:
         return ()
     settings, run = recipe
-    return VerifyStage("rephrased", settings, run, 0).classifiers
+    return VerifyStage("rephrased", settings, run, 0).verification.classifiers
 
 
 def _progress(total: int) -> Callable[[int], None]:

@@ -45,6 +45,9 @@ COLUMNS = {
     "seed": "the recipe's seed: styles, names and the seeds of requests are drawn from it and the source's id",
     "finish_reason": "how the writer's answer ended",
     "pieces": "requests that the text was joined from",
+    "attempt": "which attempt at the source this text is: earlier ones failed verification",
+    "attempt_seed": "what the seeds of the attempt's requests are drawn from, with the source's id; null: none was sent",
+    "attempts": "every attempt at the source with its style, its seed and the rules that its text broke",
 }
 
 

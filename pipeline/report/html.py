@@ -80,7 +80,16 @@ def render_html(card: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("count", "short_count", "percent", "percent_interval", "rate", "rate_interval_text", "reasons")
+    names = (
+        "count",
+        "short_count",
+        "percent",
+        "percent_interval",
+        "rate",
+        "rate_interval_text",
+        "reasons",
+        "by_attempt_sentence",
+    )
     environment.filters |= {name: getattr(shown_values, name) for name in names}
     environment.globals |= {"bar": bar, "bar_scale": bar_scale}
     has_rates = bool(card["phrase_rates"] and card["phrase_rates"]["by_kind"])
@@ -92,5 +101,5 @@ def render_html(card: dict[str, Any]) -> str:
         kind_colours=KIND_COLOURS,
         category_charts=category_charts(card) if has_rates else [],
         levels=level_groups(card) if has_rates else [],
-        notes=[*card["warnings"], *filter(None, [shown_values.yield_sentence(card)])],
+        notes=shown_values.card_notes(card),
     )

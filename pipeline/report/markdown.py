@@ -9,6 +9,8 @@ import yaml
 from pipeline.report.shown_values import (
     KIND_TITLES,
     apart,
+    by_attempt_sentence,
+    card_notes,
     count,
     levels_text,
     percent,
@@ -17,7 +19,6 @@ from pipeline.report.shown_values import (
     rate_interval_text,
     reasons,
     short_count,
-    yield_sentence,
 )
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$])")
@@ -45,7 +46,7 @@ def render_markdown(card: dict[str, Any]) -> str:
     blocks = [
         front_matter(card),
         [f"# Data Safety Report Card: {escape(card['name'])}"],
-        *([f"> **{escape(warning)}**"] for warning in [*card["warnings"], *filter(None, [yield_sentence(card)])]),
+        *([f"> **{escape(note)}**"] for note in card_notes(card)),
         _headline(card),
         ["![Scores and phrase rates](card.png)"],
         *(part for part in (_sources(card), _histogram(card), _phrases(card)) if part),
@@ -206,15 +207,25 @@ def _synthetic(card: dict[str, Any]) -> list[str]:
         ]
         for kind, entry in card["synthetic"].items()
     ]
-    lines += table(["kind", "written", "accepted", "yield", "dropped by rule"], rows)
+    lines += table(["kind", "documents", "accepted", "yield", "dropped by the first rule broken"], rows)
     for kind, entry in card["synthetic"].items():
+        title = KIND_TITLES.get(kind, escape(kind))
         if entry["by_style"]:
             styles = [
-                [escape(style), count(one["tried"]), count(one["accepted"]), percent_interval(one["share"])]
+                [
+                    escape(style),
+                    count(one["tried"]),
+                    count(one["accepted"]),
+                    percent_interval(one["share"]),
+                    escape(reasons(one["rejected"])),
+                ]
                 for style, one in entry["by_style"].items()
             ]
-            lines += ["", f"### {KIND_TITLES.get(kind, escape(kind))}, by style", ""]
-            lines += table(["style", "written", "accepted", "yield"], styles)
+            lines += ["", f"### {title}, by style", ""]
+            header = ["style", "drafts", "accepted", "yield", "rejected by rule (one draft may break several)"]
+            lines += table(header, styles)
+        if sentence := by_attempt_sentence(entry):
+            lines += ["", escape(sentence)]
     return lines
 
 

@@ -29,7 +29,9 @@ _AFTER_THE_CARD = frozenset({"report", "publish"})
 """A card says the same whether or not it was built, or published, before."""
 
 _MADE_KEYS = frozenset({"classifiers", "model", "server", "encoder", "head", "weights", "tokenizer", "revision"})
-_MADE_KEYS_OF_SYNTHESIS = frozenset({"temperature", "top_p", "max_tokens", "rephrase_scores", "refuse_scores", "rate"})
+_MADE_KEYS_OF_SYNTHESIS = frozenset(
+    {"temperature", "top_p", "max_tokens", "rephrase_scores", "refuse_scores", "attempts", "rate"}
+)
 
 
 def read_manifests(run: Path) -> dict[str, list[dict[str, Any]]]:
@@ -112,22 +114,40 @@ def removed_documents(manifests: dict[str, list[dict[str, Any]]], ledger_rows: l
 
 
 def synthetic_yield(manifests: dict[str, list[dict[str, Any]]], ledger_rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """For each kind that was verified: tried, accepted, the share with its Wilson interval, drops by rule, by style."""
+    """For each kind that was verified, what verification let through.
+
+    tried, accepted, share (with its Wilson interval) and dropped count documents: of one that is dropped, under the
+    first rule that its last draft broke. drafts counts every attempt; `by_attempt` says at which one the accepted texts
+    were written; `by_style` has the drafts of a style (tried), those accepted, and under `rejected` how many broke
+    which rule (one draft may break several); `rejected` is their sum over the styles.
+    """
     result = {}
     for row in ledger_rows:
         stage = row["stage"]
         if not stage.startswith("verify-"):
             continue
         styles: dict[str, list[int]] = {}
+        rejected: dict[str, Counter[str]] = {}
+        by_attempt: Counter[str] = Counter()
         for manifest in manifests[stage]:
-            for style, (accepted, tried) in manifest.get("metrics", {}).get("yield_by_style", {}).items():
+            metrics = manifest.get("metrics", {})
+            for style, (accepted, tried) in metrics.get("yield_by_style", {}).items():
                 so_far = styles.setdefault(style, [0, 0])
                 so_far[0] += accepted
                 so_far[1] += tried
+            for style, reasons in metrics.get("rejected_by_style", {}).items():
+                rejected.setdefault(style, Counter()).update(reasons)
+            by_attempt.update(metrics.get("accepted_by_attempt", {}))
         result[stage.removeprefix("verify-")] = {
             **yield_entry(row["kept"], row["in"]),
             "dropped": dict(Counter(row["dropped"]) + Counter(row["quarantined"])),
-            "by_style": {style: yield_entry(*counts) for style, counts in sorted(styles.items())},
+            "drafts": sum(tried for _, tried in styles.values()),
+            "by_attempt": {number: by_attempt[number] for number in sorted(by_attempt, key=int)},
+            "rejected": dict(sorted(sum(rejected.values(), Counter()).items())),
+            "by_style": {
+                style: {**yield_entry(*counts), "rejected": dict(sorted(rejected.get(style, Counter()).items()))}
+                for style, counts in sorted(styles.items())
+            },
         }
     return result
 

@@ -122,7 +122,31 @@ def yield_sentence(card: Mapping[str, Any]) -> str | None:
     tried = sum(entry["tried"] for entry in card["synthetic"].values())
     accepted = sum(entry["accepted"] for entry in card["synthetic"].values())
     return (
-        f"Weak writer: {card['writer'] or 'the writer'} wrote {count(tried)} texts and verification accepted "
-        f"{count(accepted)} ({percent(accepted / tried)}). The others were dropped, which is verification at work; a "
-        "corpus for training needs a stronger writer."
+        f"Weak writer: {card['writer'] or 'the writer'} wrote about {count(tried)} documents and verification accepted "
+        f"the texts of {count(accepted)} ({percent(accepted / tried)}). The others were dropped, which is verification "
+        "at work; a corpus for training needs a stronger writer."
     )
+
+
+def zero_yield_sentences(card: Mapping[str, Any]) -> list[str]:
+    """For each kind of which nothing passed: that this is a result, and what the corpus is without it."""
+    return [
+        f"Yield zero: none of {count(entry['tried'])} documents has a text of the kind {KIND_TITLES.get(kind, kind).lower()} "
+        "that passed verification. That is a valid result: the corpus holds no text of this kind, and nothing unverified "
+        "was put in its place."
+        for kind, entry in card["synthetic"].items()
+        if entry["tried"] and not entry["accepted"]
+    ]
+
+
+def card_notes(card: Mapping[str, Any]) -> list[str]:
+    """What stands above the numbers: the warnings, and what verification says about the writer."""
+    return [*card["warnings"], *filter(None, [yield_sentence(card)]), *zero_yield_sentences(card)]
+
+
+def by_attempt_sentence(entry: Mapping[str, Any]) -> str | None:
+    """At which attempt the accepted texts of a kind were written; None where nobody asked again, or nothing passed."""
+    if entry["drafts"] <= entry["tried"] or not entry["accepted"]:
+        return None
+    parts = ", ".join(f"attempt {number}: {count(n)}" for number, n in entry["by_attempt"].items() if n)
+    return f"{count(entry['drafts'])} drafts for {count(entry['tried'])} documents; accepted by {parts}."

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rephrasers.attempts import style_of_attempt
 from rephrasers.moralise import moral_request, parse_article
-from rephrasers.prompt_files import draw_style, load_prompt, piece_notes_sha256, recontextualisation_styles
+from rephrasers.prompt_files import load_prompt, piece_notes_sha256, recontextualisation_styles
 from rephrasers.prompt_length import Messages
 from rephrasers.recontextualise import join_pieces, parse_text, rewrite_requests
 from rephrasers.refuse import Turn, draw_names, parse_dialogue, refusal_request, render_dialogue
@@ -32,9 +33,9 @@ def prompt_hashes(kind: str) -> dict[str, str]:
     return {**styles, "piece_notes": piece_notes_sha256()}
 
 
-def assign_rephrased(seed: int, document_id: str, text: str, longest: int, fits: Fits) -> Assignment:
-    """The style drawn for the document, and the requests for its pieces of at most `longest` characters."""
-    style = draw_style(seed, document_id)
+def assign_rephrased(seed: int, document_id: str, text: str, longest: int, fits: Fits, attempt: int = 1) -> Assignment:
+    """The style drawn for the document's attempt, and the requests for its pieces of at most `longest` characters."""
+    style = style_of_attempt(seed, document_id, attempt)
     return Assignment(rewrite_requests(style, text, longest, fits), style.name, style.version, style.sha256)
 
 

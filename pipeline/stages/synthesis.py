@@ -5,6 +5,7 @@ Drafts are what the model said; nothing is trained on before `verify-<kind>` has
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,31 @@ from pipeline.stages.assignments import (
     prompt_hashes,
     read_answers,
 )
+from pipeline.stages.attempts import Attempts
 from pipeline.stages.dedup import document_table
 from pipeline.stages.language_model import LanguageModelStage, output_settings
 from pipeline.stages.pieces import Assign, JoinPieces, finish_reason
 from pipeline.stages.score import score_table
 from pipeline.stages.tag import drop_by_score
+from pipeline.stages.verification import Verification, draft_of
 from pipeline.tables import ReadShard, WriteShard
+from rephrasers.attempts import seed_of_attempt
 from rephrasers.keyed_draws import keyed_uniforms
+from rephrasers.verify import DraftKind, Verdict
 
 STAGE_OF_KIND = {"rephrased": "rephrase", "refusal": "refuse", "moral": "moralise"}
+
+# Every attempt at a document. reasons: the rules that the draft broke, empty where it passed; null: not verified yet.
+ATTEMPTS_TYPE = pa.list_(
+    pa.struct(
+        [
+            ("attempt", pa.int8()),
+            ("style", pa.string()),
+            ("seed", pa.int64()),
+            ("reasons", pa.list_(pa.string())),
+        ]
+    )
+)
 
 DRAFT_SCHEMA = pa.schema(
     [
@@ -54,6 +71,9 @@ DRAFT_SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("finish_reason", pa.string()),
         ("pieces", pa.int32()),  # requests that the text was joined from
+        ("attempt", pa.int8()),  # number of the attempt that this draft is
+        ("attempt_seed", pa.int64()),  # what its requests' sampling seeds are drawn from; null: none are sent
+        ("attempts", ATTEMPTS_TYPE),
     ]
 )
 
@@ -76,11 +96,19 @@ def synthetic_id(kind: str, source_id: str) -> str:
 class DraftStage(LanguageModelStage):
     """Asks the writer for one kind of text. rephrased and refusal read documents; moral reads the refusals' drafts."""
 
-    version = 2  # long documents in pieces, a seed and stop strings in each request
+    version = 2  # long documents in pieces, a seed and stop strings in each request, further attempts
 
-    def __init__(self, kind: str, recipe: Recipe, run: RunFolder, shards: int):
+    def __init__(self, kind: DraftKind, recipe: Recipe, run: RunFolder, shards: int):
         super().__init__(STAGE_OF_KIND[kind], recipe, run, shards)
-        self.kind = kind
+        self.kind: DraftKind = kind
+        self.verification = Verification(kind, recipe, run, shards)
+
+    @property
+    def last_attempt(self) -> int:
+        """How often a document may be asked about. At temperature 0 the one prompt of a kind gets the same answer again."""
+        assert self.recipe.synthesis is not None
+        differs = self.kind == "rephrased" or self.llm.temperature > 0
+        return 1 + self.recipe.synthesis.attempts * differs
 
     @property
     def scores(self) -> list[int]:
@@ -95,7 +123,10 @@ class DraftStage(LanguageModelStage):
             "llm": output_settings(self.llm),
             "prompts": prompt_hashes(self.kind),
             "seed": self.recipe.seed,
+            "attempts": self.last_attempt,
         }
+        if self.last_attempt > 1:  # its verdicts decide what is asked again
+            settings["verification"] = self.verification.settings()
         if self.kind != "moral":
             settings |= {
                 "fraction": self.recipe.synthesis.fraction,
@@ -118,35 +149,62 @@ class DraftStage(LanguageModelStage):
         return self.run.relative(self._input(shard)[1])
 
     def steps(self, task: ShardTask) -> list[PipelineStep]:
-        from rephrasers.ask import AskLLM
-        from rephrasers.prompt_length import PromptFits
-
         assert self.recipe.synthesis is not None
-        synthesis, seed = self.recipe.synthesis, self.recipe.seed
         table = self._input(task.shard)[1]
         first: list[PipelineStep] = [ReadShard(task, table)]
         if self.kind != "moral":
             sidecars = {"final": score_table(self.run, "final", task.shard)}
-            first = [ReadShard(task, table, sidecars), ToWriteAbout(task, self.scores, synthesis.fraction, seed)]
-        fits = PromptFits(self.llm)
-
-        def assignment(document: Document) -> Assignment | None:
-            if self.kind == "moral":
-                return assign_moral(document.metadata["turns"])
-            text, longest = document.text[: synthesis.source_characters], synthesis.piece_characters
-            if self.kind == "refusal":
-                return assign_refusal(text, longest, fits)
-            return assign_rephrased(seed, document.id, text, longest, fits)
-
-        assign = Assign(task, assignment, synthesis.most_pieces)
-        hashes = list(prompt_hashes(self.kind).values())
+            share = self.recipe.synthesis.fraction
+            first = [ReadShard(task, table, sidecars), ToWriteAbout(task, self.scores, share, self.recipe.seed)]
+        folder = task.work_folder / "rounds"
         return [
             *first,
-            assign,
-            AskLLM(lambda d: d.metadata["messages"], self.llm, task.work_folder, hashes, assign.report, seed=seed),
-            JoinPieces(),
-            WriteShard(task, draft_table(self.run, self.kind, task.shard), DRAFT_SCHEMA, DraftRow(self, task)),
+            Attempts(self.last_attempt, folder, Asking(self, task), DraftRow(self), self._verdicts),
+            WriteShard(task, draft_table(self.run, self.kind, task.shard), DRAFT_SCHEMA, RowOrQuarantine(task)),
         ]
+
+    def _verdicts(self, drafts: list[tuple[Document, dict[str, Any]]]) -> list[Verdict]:
+        assert self.recipe.synthesis is not None
+        shown = self.recipe.synthesis.source_characters
+        return self.verification.verdicts([draft_of(self.kind, row, d.text[:shown]) for d, row in drafts])
+
+
+class Asking:
+    """One attempt at documents: their prompts, the server's answers, and the pieces of long documents joined again."""
+
+    def __init__(self, stage: DraftStage, task: ShardTask):
+        from rephrasers.prompt_length import PromptFits
+
+        self.stage, self.task, self.fits = stage, task, PromptFits(stage.llm)
+
+    def __call__(self, attempt: int, documents: Iterator[Document], rank: int) -> Iterator[Document]:
+        from rephrasers.ask import AskLLM
+
+        stage, task = self.stage, self.task
+        assert stage.recipe.synthesis is not None
+        assign = Assign(task, lambda d: self._assignment(attempt, d), stage.recipe.synthesis.most_pieces)
+        ask = AskLLM(
+            lambda d: d.metadata["messages"],
+            stage.llm,
+            # answers are kept by id: those of another attempt must not be found
+            task.work_folder if attempt == 1 else task.work_folder / f"attempt-{attempt}",
+            list(prompt_hashes(stage.kind).values()),
+            assign.report,
+            seed=seed_of_attempt(stage.recipe.seed, attempt),
+        )
+        for step in (assign, ask, JoinPieces()):
+            documents = step.run(documents, rank)
+        return documents
+
+    def _assignment(self, attempt: int, document: Document) -> Assignment | None:
+        synthesis, seed = self.stage.recipe.synthesis, self.stage.recipe.seed
+        assert synthesis is not None
+        if self.stage.kind == "moral":
+            return assign_moral(document.metadata["turns"])
+        text, longest = document.text[: synthesis.source_characters], synthesis.piece_characters
+        if self.stage.kind == "refusal":
+            return assign_refusal(text, longest, self.fits)
+        return assign_rephrased(seed, document.id, text, longest, self.fits, attempt)
 
 
 class ToWriteAbout(PipelineStep):
@@ -177,22 +235,19 @@ class ToWriteAbout(PipelineStep):
 
 
 class DraftRow:
-    """Turns an answered document into a draft's row; a document without an answer goes to quarantine."""
+    """Turns an answered document into its draft's row; the list of all attempts is added when the last one is done."""
 
-    def __init__(self, stage: DraftStage, task: ShardTask):
+    def __init__(self, stage: DraftStage):
         from rephrasers.servers.open_servers import model_of
 
-        self.stage, self.task, self.model = stage, task, model_of(stage.llm)
+        self.stage, self.model = stage, model_of(stage.llm)
         self.sampling = json.dumps(output_settings(stage.llm), sort_keys=True)
 
-    def __call__(self, document: Document) -> dict[str, Any] | None:
-        metadata = document.metadata
-        if "answers" not in metadata:
-            self.task.quarantine(document.id, metadata["answer_error"].split(":")[0], detail=metadata["answer_error"])
-            return None
+    def __call__(self, attempt: int, document: Document) -> dict[str, Any]:
+        metadata, seed = document.metadata, self.stage.recipe.seed
         answers, (style, version, sha256) = metadata["answers"], metadata["prompt"]
         texts = [answer["text"] for answer in answers]
-        text, turns = read_answers(self.stage.kind, self.stage.recipe.seed, document.id, texts)
+        text, turns = read_answers(self.stage.kind, seed, document.id, texts)
         return {
             "id": synthetic_id(self.stage.kind, document.id),
             "text": text,
@@ -205,7 +260,23 @@ class DraftRow:
             "model": self.model.description,
             "revision": self.model.revision,
             "sampling": self.sampling,
-            "seed": self.stage.recipe.seed,
+            "seed": seed,
             "finish_reason": finish_reason(answers),
             "pieces": len(answers),
+            "attempt": attempt,
+            "attempt_seed": seed_of_attempt(seed, attempt) if self.stage.llm.send_seeds else None,
         }
+
+
+class RowOrQuarantine:
+    """The row of a document's last draft; a document without any answer goes to quarantine."""
+
+    def __init__(self, task: ShardTask):
+        self.task = task
+
+    def __call__(self, document: Document) -> dict[str, Any] | None:
+        row: dict[str, Any] | None = document.metadata["row"]
+        if row is None:
+            error = document.metadata["answer_error"]
+            self.task.quarantine(document.id, error.split(":")[0], detail=error)
+        return row

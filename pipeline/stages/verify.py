@@ -1,47 +1,49 @@
 """Stages `verify-<kind>`: every draft is scored again and checked; only what passes is a synthetic text."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.batching import batched
 
 from classifiers.errors import DataError
-from pipeline.atomic_files import file_sha256
 from pipeline.recipe import Recipe
 from pipeline.run_folder import RunFolder
 from pipeline.shard_task import ShardTask
 from pipeline.stage import ShardRef, Stage
+from pipeline.stages.attempts import UNANSWERED
 from pipeline.stages.dedup import document_table
-from pipeline.stages.score import ClassifierStage, ensemble_levels
-from pipeline.stages.synthesis import DRAFT_SCHEMA, STAGE_OF_KIND, draft_table, synthetic_table
+from pipeline.stages.synthesis import ATTEMPTS_TYPE, DRAFT_SCHEMA, STAGE_OF_KIND, draft_table, synthetic_table
+from pipeline.stages.verification import BATCH_DRAFTS, Verification, draft_of
 from pipeline.tables import ReadShard, WriteShard, read_rows
-from rephrasers.checks import phrases
-from rephrasers.refuse import Turn
-from rephrasers.verify import Draft, DraftKind, verify_all
+from rephrasers.verify import Draft, DraftKind, Verdict
 
 SYNTHETIC_SCHEMA = DRAFT_SCHEMA.append(pa.field("score_after", pa.int8()))
-BATCH_DRAFTS = 64
+REJECTED_SCHEMA = pa.schema([("id", pa.string()), ("source_id", pa.string()), ("attempts", ATTEMPTS_TYPE)])
+
+
+def rejected_table(run: RunFolder, kind: str, shard: int) -> Path:
+    """The dropped drafts: ids and the reasons of every attempt, no text."""
+    return run.root / "rejected" / kind / f"{shard:05d}.parquet"
 
 
 class VerifyStage(Stage):
-    """Scores with every classifier of the recipe that needs no server (never the cascade that routed)."""
+    """The gate before `synthetic/`: judges each document's last draft anew, whatever the stage that wrote it found."""
+
+    version = 2  # style, facts, copied runs; the attempts of a document
 
     def __init__(self, kind: DraftKind, recipe: Recipe, run: RunFolder, shards: int):
         super().__init__(f"verify-{kind}", recipe, run, shards)
         self.kind = kind
-        names = [name for name in recipe.score.classifiers if name != "judge"]
-        self.classifiers = [ClassifierStage(name, recipe, run, shards) for name in names or ["fasttext", "embedding"]]
+        self.verification = Verification(kind, recipe, run, shards)
 
     def settings(self) -> dict[str, Any]:
-        return {
-            "classifiers": {stage.classifier: stage.settings() for stage in self.classifiers},
-            "phrases": file_sha256(Path(phrases.__file__).with_name("phrases.yaml")),
-        }
+        return self.verification.settings()
 
     def _sources(self, shard: int) -> tuple[ShardRef, Path]:
         """Where the texts lie that the drafts were written from."""
@@ -57,10 +59,11 @@ class VerifyStage(Stage):
 
     def steps(self, task: ShardTask) -> list[PipelineStep]:
         assert self.recipe.synthesis is not None
+        rejected = rejected_table(self.run, self.kind, task.shard)
         return [
             ReadShard(task, draft_table(self.run, self.kind, task.shard)),
             JoinSources(self._sources(task.shard)[1], self.recipe.synthesis.source_characters),
-            Verify(task, self.kind, lambda texts: ensemble_levels(self.classifiers, texts)),
+            Verify(task, self.kind, self.verification.verdicts, rejected),
             WriteShard(task, synthetic_table(self.run, self.kind, task.shard), SYNTHETIC_SCHEMA, _row),
         ]
 
@@ -95,42 +98,64 @@ class JoinSources(PipelineStep):
 
 
 class Verify(PipelineStep):
-    """Drop each draft under the first rule that it breaks; all broken rules are counted in the metrics."""
+    """Drop each document whose last draft breaks a rule, under the first one; its attempts go to the table `rejected`.
+
+    Metrics, over all attempts: `yield_by_style` (accepted, drafts), `rejected_by_style` (drafts by reason; a draft may
+    have several), `accepted_by_attempt`.
+    """
 
     type = "🔻 - FILTER"
 
-    def __init__(self, task: ShardTask, kind: DraftKind, score_texts: Callable[[list[str]], list[int]]):
+    def __init__(
+        self,
+        task: ShardTask,
+        kind: DraftKind,
+        verdicts: Callable[[Sequence[Draft]], list[Verdict]],
+        rejected: Path,
+    ):
         super().__init__()
-        self.task, self.kind, self.score_texts = task, kind, score_texts
+        self.task, self.kind, self.verdicts, self.rejected = task, kind, verdicts, rejected
+        self.drafts: Counter[str] = Counter()
+        self.accepted: Counter[str] = Counter()
+        self.accepted_by_attempt: Counter[int] = Counter()
+        self.reasons: dict[str, Counter[str]] = {}
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        tried: Counter[str] = Counter()
-        accepted: Counter[str] = Counter()
-        broken: Counter[str] = Counter()
-        for batch in batched(data, BATCH_DRAFTS):
-            verdicts = verify_all([_draft(self.kind, document) for document in batch], self.score_texts)
-            for document, verdict in zip(batch, verdicts, strict=True):
-                tried[document.metadata["style"]] += 1
-                broken.update(verdict.reasons)
-                if not verdict.accepted:
-                    self.task.drop(verdict.reasons[0])
-                    continue
-                accepted[document.metadata["style"]] += 1
-                document.metadata["score_after"] = verdict.score_after
-                yield document
-        self.task.metrics["yield_by_style"] = {style: [accepted[style], n] for style, n in sorted(tried.items())}
-        self.task.metrics["rules_broken"] = dict(sorted(broken.items()))
+        rejected = 0
+        with pq.ParquetWriter(self.task.output(self.rejected), REJECTED_SCHEMA, compression="zstd") as writer:
+            for batch in batched(data, BATCH_DRAFTS):
+                verdicts = self.verdicts([_draft(self.kind, document) for document in batch])
+                failed = []
+                for document, verdict in zip(batch, verdicts, strict=True):
+                    self._count(document.metadata, verdict)
+                    if verdict.accepted:
+                        document.metadata["score_after"] = verdict.score_after
+                        yield document
+                    else:
+                        self.task.drop(verdict.reasons[0])
+                        row = {key: document.metadata[key] for key in ("source_id", "attempts")}
+                        failed.append({"id": document.id, **row})
+                if failed:
+                    writer.write_table(pa.Table.from_pylist(failed, schema=REJECTED_SCHEMA))
+                    rejected += len(failed)
+        self.task.output_rows(self.rejected, rejected)
+        self.task.metrics |= {
+            "yield_by_style": {style: [self.accepted[style], n] for style, n in sorted(self.drafts.items())},
+            "rejected_by_style": {style: dict(sorted(self.reasons[style].items())) for style in sorted(self.reasons)},
+            "accepted_by_attempt": {str(number): n for number, n in sorted(self.accepted_by_attempt.items())},
+        }
+
+    def _count(self, metadata: dict[str, Any], verdict: Verdict) -> None:
+        """Count all attempts, the judged one under this verdict; also written into the row, where it may be missing."""
+        for attempt in metadata["attempts"]:
+            if attempt["attempt"] == metadata["attempt"]:
+                attempt["reasons"] = list(verdict.reasons)
+                self.accepted[attempt["style"]] += verdict.accepted
+                self.accepted_by_attempt[attempt["attempt"]] += verdict.accepted
+            if attempt["reasons"] != [UNANSWERED]:
+                self.drafts[attempt["style"]] += 1
+                self.reasons.setdefault(attempt["style"], Counter()).update(attempt["reasons"])
 
 
 def _draft(kind: DraftKind, document: Document) -> Draft:
-    metadata = document.metadata
-    return Draft(
-        kind=kind,
-        text=document.text,
-        turns=tuple(Turn(turn["role"], turn["text"]) for turn in metadata["turns"] or ()),
-        source_text=metadata["source_text"],
-        source_score=metadata["score_before"],
-        style=metadata["style"],
-        finish_reason=metadata["finish_reason"],
-        source_language=metadata["language"],
-    )
+    return draft_of(kind, {**document.metadata, "text": document.text}, document.metadata["source_text"])

@@ -8,6 +8,7 @@ import yaml
 
 # The part of a text in which talk about the task, or a refusal to write, stands.
 EDGE_CHARACTERS = 300
+QUOTED = re.compile(r'"[^"\n]{0,300}"|“[^”\n]{0,300}”|«[^»\n]{0,300}»|„[^“”\n]{0,300}[“”]')
 _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'"})
 
 
@@ -24,8 +25,8 @@ def has_meta_talk(text: str, ends_too: bool = True) -> bool:
 
 
 def refuses_to_write(text: str) -> bool:
-    """True where a rewrite or article begins with a refusal to write it."""
-    return _found("refusal_to_write", text[:EDGE_CHARACTERS])
+    """True where a rewrite or article begins with a refusal to write it; what stands in quotation marks does not count."""
+    return _found("refusal_to_write", QUOTED.sub(" ", text[:EDGE_CHARACTERS]))
 
 
 def declines(text: str) -> bool:

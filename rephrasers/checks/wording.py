@@ -9,13 +9,20 @@ from itertools import pairwise
 LEAST_LETTERS = 20
 LENGTH_RATIO = (0.3, 3.0)
 # Share of a draft's word sequences that stand in the source too. Rewrites share terms and names, not sentences.
-COPIED_NGRAM, COPIED_SHARE = 6, 0.5
+COPIED_NGRAM, COPIED_SHARE = 6, 0.4
+# A passage of so many words (or characters of a script without spaces) in one piece is a copy in any text.
+LONGEST_COPIED_RUN = 30
 LOOP_NGRAM, LOOP_SHARE = 5, 0.3
 SAME_WORD_IN_A_ROW = 6
 SAME_SENTENCE = 4
 # Ordinary prose compresses to 0.4-0.6 of its size in pieces of this many bytes; loops to under 0.2.
 WINDOW_BYTES, LOOP_COMPRESSION = 4000, 0.22
 _SHORTEST_WINDOW = 400
+# A last line that is shorter is a heading, a signature or a closing word.
+_LEAST_LAST_WORDS = 6
+_LIST_LINE = re.compile(r"^\s*(?:[-*+•>#|(\[]|\d{1,2}[.)])")
+# Thai, Lao, Burmese, Khmer; kana and Han.
+_SPACELESS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s*|\n+")
 
 
@@ -25,10 +32,10 @@ def is_empty(text: str) -> bool:
 
 
 def units(text: str) -> list[str]:
-    """The lower-case words of a text; its characters where the script does not put spaces between words."""
+    """The lower-case words of a text; its characters where most letters are of a script without spaces between words."""
     words = re.findall(r"\w+", text.lower())
-    letters = sum(map(len, words))
-    return words if letters <= 12 * len(words) else [character for word in words for character in word]
+    spaceless = sum(len(letters) for letters in _SPACELESS.findall(text))
+    return words if 2 * spaceless <= sum(map(len, words)) else [character for word in words for character in word]
 
 
 def ngrams(items: list[str], n: int) -> list[tuple[str, ...]]:
@@ -72,6 +79,35 @@ def copied_share(text: str, source: str) -> float:
     known = set(ngrams(units(source), COPIED_NGRAM))
     grams = ngrams(items, COPIED_NGRAM)
     return sum(gram in known for gram in grams) / len(grams)
+
+
+def copies(text: str, source: str) -> bool:
+    """True where more than 40 % of the text's 6-grams stand in the source, or 30 words of it in one piece."""
+    return copied_share(text, source) > COPIED_SHARE or copied_run(text, source) >= LONGEST_COPIED_RUN
+
+
+def copied_run(text: str, source: str) -> int:
+    """Length in words of the longest passage that both share, from 6 words on; 0 where there is none."""
+    known = set(ngrams(units(source), COPIED_NGRAM))
+    longest = run = 0
+    for gram in ngrams(units(text), COPIED_NGRAM):
+        run = run + 1 if gram in known else 0
+        longest = max(longest, run)
+    return longest + COPIED_NGRAM - 1 if longest else 0
+
+
+def ends_abruptly(text: str) -> bool:
+    """True where the last line is a sentence that is broken off: it ends with a letter or a comma.
+
+    Lines of lists and short last lines may do without an end mark; so do scripts that have none (Thai, Lao, Khmer).
+    """
+    lines = text.rstrip().splitlines()
+    last = lines[-1].rstrip("*_\"'”’»“ ") if lines else ""
+    if not last or "\u0e00" <= last[-1] <= "\u0eff" or "\u1780" <= last[-1] <= "\u17ff":
+        return False
+    if last[-1] in ",;-–—(，、；":
+        return True
+    return last[-1].isalpha() and len(last.split()) >= _LEAST_LAST_WORDS and not _LIST_LINE.match(last)
 
 
 def length_ratio(text: str, source: str) -> float:

@@ -20,7 +20,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         global answered
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        name = hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest()
+        name = hashlib.sha256(json.dumps([body["messages"], body["seed"]]).encode()).hexdigest()
         with lock, log.open("a") as file:
             file.write(f"asked {name}\n")
             hold = answered >= limit

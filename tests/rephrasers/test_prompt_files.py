@@ -142,6 +142,9 @@ def test_wrong_names_and_files_are_refused_by_name(tmp_path):
         (("kind: refuse", "kind: rephrase"), "`kind` must be one of"),
         (("{source}", "source"), "must hold the source once"),
         (("audience:", "listeners:"), "exactly the keys"),
+        (("turns: {least: 2, most: 6}", "turn: {least: 2}"), "`expects`: unknown turn; known: speakers, turns, "),
+        (("turns: {least: 2, most: 6}", "turns: {least: 6, most: 2}"), r"`expects`\.turns must hold `least`, `most`"),
+        (("turns: {least: 2, most: 6}", "title: false"), r"`expects`\.title can only be true"),
         (("name: mine", "name: [mine"), "is not YAML"),
     ]:
         assert change[0] in good

@@ -5,16 +5,17 @@ from dataclasses import replace
 import pytest
 
 from rephrasers.checks import phrases, wording
+from rephrasers.checks.languages import off_language
 from rephrasers.refuse import Turn, render_dialogue
-from rephrasers.verify import Draft, off_language, speakers_alternate, text_rules, verify, verify_all
+from rephrasers.verify import RULES, Draft, rule_of, speakers_alternate, text_rules, verify, verify_all
 
 SOURCE = (
     "Some people in our town shout at newcomers on the bus and tell them to leave. They say that newcomers take the "
     "flats and the jobs. Last week a driver stopped the bus and asked everyone to calm down, but nobody listened."
 )
 REWRITE = (
-    "On buses in one town, people who had just moved there were treated unkindly. Being shouted at hurts, which is why "
-    "we talk about it with care. Some residents worried about homes and work, and blamed their new neighbours for it. "
+    "Unkind words on the bus\n\nOn buses in one town, people who had just moved there were treated unkindly. Being shouted at hurts, which is why "
+    "we talk about it with care.\n\nSome residents worried about homes and work, and blamed their new neighbours for it. "
     "A driver tried to calm everybody. What could passengers do to help someone feel welcome?"
 )
 GOOD = Draft("rephrased", REWRITE, SOURCE, 3, "stop", style="news_explainer", source_language="en")
@@ -51,14 +52,17 @@ def dialogue(*turns):
 @pytest.mark.parametrize(
     ("draft", "reason"),
     [
+        (replace(GOOD, text=REWRITE * 60), "oversized"),
         (replace(GOOD, text=""), "empty"),
         (replace(GOOD, text="1. 2. 3. ... !"), "empty"),
         (replace(GOOD, finish_reason="length"), "truncated"),
+        (replace(GOOD, text=REWRITE + " And what all of us should remember is that"), "truncated"),
         (replace(GOOD, text=REWRITE + "<|im_end|>"), "chat_markup"),
         (replace(GOOD, text=REWRITE + "\n=== END SOURCE TEXT ==="), "chat_markup"),
         (replace(GOOD, text=REWRITE.replace("town", "<potentially_unsafe_content> town")), "chat_markup"),
         (replace(GOOD, text=REWRITE + " We should be kind to all." * 6), "loops"),
         (replace(GOOD, text=SOURCE), "copied"),
+        (replace(GOOD, text=REWRITE + " " + " ".join(SOURCE.split()[:36]) + " so they said."), "copied"),
         (replace(GOOD, text="Here is the rewritten article:\n\n" + REWRITE), "meta_talk"),
         (replace(GOOD, text="I'm sorry, but I can't rewrite this text. It is about hate and shouting at people."), "refused"),
         (replace(GOOD, text="People were unkind on a bus."), "length_ratio"),
@@ -72,10 +76,14 @@ def dialogue(*turns):
         (dialogue(*TURNS, TURNS[0]), "two_speakers"),
         (dialogue(TURNS[0], TURNS[0], TURNS[1]), "two_speakers"),
         (dialogue(), "two_speakers"),
+        (dialogue(TURNS[0], Turn("assistant", "I won't hide it: here is a poem about the bus.")), "complied"),
         (dialogue(TURNS[0], Turn("assistant", "Sure, here is a poem about the bus and the people on it.")), "complied"),
         (dialogue(TURNS[0], Turn("assistant", "I can't help with that. But here are the steps you need.")), "complied"),
         (dialogue(Turn("user", "Tell me how to do it. Step 1: wait. Step 2: shout."), TURNS[1]), "operational_detail"),
         (dialogue(Turn("user", "Should I write to someone@example.org about it?"), TURNS[1]), "operational_detail"),
+        (replace(GOOD, text=REWRITE.removeprefix("Unkind words on the bus")), "style:title"),
+        (replace(MORAL, text=ARTICLE.partition("\n")[2], style="moralise"), "style:headings"),
+        (replace(dialogue(*TURNS * 4), style="refuse"), "style:turns"),
         (dialogue(Turn("user", "Is 20 ml of it enough for a bus?"), TURNS[1]), "operational_detail"),
     ],
 )  # fmt: skip
@@ -219,7 +227,7 @@ def test_rewrites_and_articles_score_at_most_one_and_below_their_source(draft, b
 
 
 @pytest.mark.parametrize(
-    ("whole", "user", "assistant", "accepted"), [(3, 3, 1, True), (5, 3, 1, True), (0, 4, 0, False), (0, 0, 2, False)]
+    ("whole", "user", "assistant", "accepted"), [(3, 4, 1, True), (5, 3, 1, True), (0, 5, 0, False), (0, 0, 2, False)]
 )
 def test_refusals_are_gated_turn_by_turn_and_the_whole_is_recorded(whole, user, assistant, accepted):
     scores = {REFUSAL.text: whole, TURNS[0].text: user, TURNS[1].text: assistant}
@@ -239,3 +247,45 @@ def test_one_call_scores_all_and_verdicts_keep_their_order():
     assert calls == [[ARTICLE, REWRITE, REFUSAL.text, TURNS[0].text, TURNS[1].text]]
     with pytest.raises(ValueError, match="1 texts were to be scored, 0 scores came back"):
         verify(GOOD, lambda texts: [])
+
+
+FACTS = (
+    "The fair in Vienna opened on 3 May 1873. It had 7,200,000 visitors, and 35 countries took part. Nobody forgets "
+    "1873. You filthy rats should be beaten with 99 sticks from Oslo."
+)
+
+
+def test_facts_are_asked_of_safe_sentences_only():
+    """The last sentence is scored 4: its number and place need not be kept."""
+    asked = []
+
+    def score(texts):
+        asked.extend(texts)
+        return [4 if "filthy" in text else 0 for text in texts]
+
+    kept = "In May 1873 a fair opened in Vienna, and people from 35 countries showed what they had made by hand."
+    lost = "Long ago a fair was opened in a large town, and people from many countries showed what they had made."
+    draft = Draft("rephrased", kept, FACTS, 4, "stop", source_language="en")
+    assert verify(draft, score).reasons == ()
+    assert "You filthy rats should be beaten with 99 sticks from Oslo." in asked
+    verdict = verify(replace(draft, text=lost), score)
+    assert verdict.reasons == ("facts",) and verdict.score_after == 0
+    assert verify(replace(draft, text=lost), lambda texts: [4 if text != lost else 0 for text in texts]).accepted
+
+
+def test_a_text_that_is_unsafe_and_loses_facts_has_both_reasons_in_order():
+    draft = Draft("rephrased", "A fair was once opened in a large town, by many people.", FACTS, 4, "stop")
+    verdict = verify(draft, lambda texts: [2 if text == draft.text else 0 for text in texts])
+    assert verdict.reasons == ("facts", "unsafe") and not verdict.accepted
+
+
+def test_reasons_name_rules_of_the_table():
+    drafts = [replace(GOOD, text="x"), replace(REFUSAL, turns=(), text="no " * 9), replace(MORAL, text=SOURCE * 200)]
+    named = {rule_of(reason) for draft in drafts for reason in text_rules(draft)}
+    assert named and named <= set(RULES)
+
+
+@pytest.mark.parametrize("text", ["a" * 10**6, "1. x\n" * 10**5, "\n" * 10**6, "User: " * 10**5, "《" * 10**6])
+def test_a_megabyte_of_rubbish_is_told_at_once(text):
+    assert text_rules(replace(GOOD, text=text)) == ("oversized",)
+    assert text_rules(replace(REFUSAL, text=text, turns=(Turn("user", text),))) == ("oversized",)

@@ -110,7 +110,14 @@ def write_run(
                 failed = round(rows * (1 - verified))
                 dropped = {"too_unsafe": failed - failed // 3, "copied": failed // 3}
                 metrics = (
-                    {"yield_by_style": {"podcast_host": [40, 50], "textbook": [30, 60]}}
+                    {
+                        "yield_by_style": {"podcast_host": [40, 50], "textbook": [30, 60]},
+                        "rejected_by_style": {
+                            "podcast_host": {"copied": 10},
+                            "textbook": {"style:title": 20, "copied": 25},
+                        },
+                        "accepted_by_attempt": {"1": 60, "2": 10, "10": 0},
+                    }
                     if stage.endswith("rephrased")
                     else {}
                 )

@@ -78,6 +78,9 @@ def test_yield_styles_tokens_and_settings(finished_run: Path) -> None:
     rephrased = card["synthetic"]["rephrased"]
     assert rephrased["dropped"] == {"copied": 45, "too_unsafe": 90} and rephrased["tried"] == 1650
     assert rephrased["by_style"]["podcast_host"]["share"]["value"] == pytest.approx(0.8)
+    assert rephrased["by_style"]["textbook"]["rejected"] == {"copied": 75, "style:title": 60}
+    assert rephrased["rejected"] == {"copied": 105, "style:title": 60} and rephrased["drafts"] == 330
+    assert list(rephrased["by_attempt"].items()) == [("1", 180), ("2", 30), ("10", 0)]
     tokens = {row["source"]: row for row in card["tokens"]}
     assert tokens["safe"]["tokens"] == 2_730_000 and tokens["safe"]["weight"] == 0.8
     assert tokens["moral"]["weight"] is None
@@ -97,6 +100,36 @@ def test_weak_writer_is_named(run: Path) -> None:
     for name in ("card.md", "card.html"):
         shown = (run / "report" / name).read_text()
         assert "Weak writer" in shown and "meta-llama/Llama-3.1-8B-Instruct wrote" in shown.replace("&#58;", ":")
+
+
+def test_yield_by_style_and_rule_is_shown(run: Path) -> None:
+    for shard in range(3):
+        metrics = {
+            "yield_by_style": {"stage_talk": [1, 900], "two_friends": [0, 800]},
+            "rejected_by_style": {"stage_talk": {"unsafe": 7, "style:closing_question": 1002}},
+            "accepted_by_attempt": {"1": 0, "2": 1},
+        }
+        change_manifest(run, "verify-rephrased", shard, metrics=metrics)
+    card = build_card(run)
+    assert card["synthetic"]["rephrased"]["by_style"]["stage_talk"]["rejected"]["unsafe"] == 21
+    for name in ("card.md", "card.html"):
+        shown = (run / "report" / name).read_text().replace("&#58;", ":").replace("\\_", "_")
+        assert "style:closing_question 3,006, unsafe 21" in shown and "two_friends" in shown, name
+        assert "5,100 drafts for 1,650 documents; accepted by attempt 2: 3." in shown, name
+        assert "Yield zero" not in shown
+
+
+def test_a_yield_of_zero_is_a_result_and_said_so(run: Path) -> None:
+    for shard in range(3):
+        rows = {"in": 500, "kept": 0, "dropped": {"style:title": 200, "unsafe": 300}, "quarantined": {}}
+        change_manifest(run, "verify-moral", shard, rows=rows, metrics={})
+    card = build_card(run)
+    assert card["synthetic"]["moral"]["accepted"] == 0 and card["synthetic"]["moral"]["share"]["value"] == 0
+    assert not any("Broken" in warning or "Failed" in warning for warning in card["warnings"])
+    for name in ("card.md", "card.html"):
+        shown = (run / "report" / name).read_text()
+        assert "Yield zero" in shown and "none of 1,500 documents has a text of the kind moral education" in shown, name
+        assert "That is a valid result" in shown
 
 
 @pytest.mark.parametrize("last", ["ingest", "score-final", "verify-rephrased", "tokenise-safe"])
