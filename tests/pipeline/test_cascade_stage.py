@@ -122,7 +122,7 @@ def test_the_gated_stage_reads_fasttext_and_names_its_gates(gates, tmp_path):
 def test_verification_uses_the_whole_ensemble(gates, tmp_path):
     recipe = small_recipe(tmp_path, score={"cascade": {"calibration": str(gates)}})
     stage = VerifyStage("rephrased", recipe, RunFolder(tmp_path / "run"), 1)
-    assert {part.classifier: type(part) for part in stage.classifiers} == {
+    assert {part.classifier: type(part) for part in stage.verification.classifiers} == {
         "fasttext": ClassifierStage,
         "embedding": ClassifierStage,
     }
