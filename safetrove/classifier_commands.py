@@ -120,7 +120,7 @@ def annotate(
 )
 def train(
     labels: Annotated[
-        Path, typer.Argument(help="JSON lines with text, score (0-5), category; parts are held out in turn")
+        Path, typer.Argument(help="JSON lines with text, score (0-5), category; a third is held out for the thresholds")
     ],
     output: Annotated[Path, typer.Option(help="folder for the weights; finished seeds in it are not trained again")],
     extra: Annotated[

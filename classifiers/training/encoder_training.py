@@ -1,4 +1,4 @@
-"""One fine-tuning from start to end, what it predicts for texts that it has not seen, and the files of the result."""
+"""One fine-tuning from start to end, what heads predict from an encoder's vectors, and the files of the result."""
 
 import json
 from dataclasses import dataclass
@@ -17,54 +17,42 @@ from classifiers.training.labels import LabelledText
 
 @dataclass(frozen=True)
 class FineTuned:
-    """`adapter`: tensors of its file; `heads`: level and category; `held_probabilities`: [held-out rows, 6]."""
+    """`adapter`: tensors of its file, none for a frozen encoder; `heads`: level and category."""
 
     adapter: dict[str, np.ndarray]
     heads: dict[str, np.ndarray]
-    held_probabilities: np.ndarray
 
 
 def finetune(
-    target: Path,
-    rows: list[LabelledText],
-    held: list[LabelledText],
-    encoder: str,
-    unsafe_weight: float,
-    settings: Finetuning,
+    target: Path, rows: list[LabelledText], encoder: str, unsafe_weight: float, settings: Finetuning
 ) -> FineTuned:
-    """Trains on `rows` and predicts `held`. The result is kept at `target`; where that is whole already it is read."""
+    """Trains on `rows`. The result is kept at `target`; where that is whole already it is read."""
     from safetensors.numpy import load_file, save_file
 
     if not target.is_file():
-        result = _finetune(rows, held, encoder, unsafe_weight, settings, target.with_suffix(".log"))
+        result = _finetune(rows, encoder, unsafe_weight, settings, target.with_suffix(".log"))
         tensors = {f"adapter/{name}": value for name, value in result.adapter.items()}
         tensors |= {f"heads/{name}": value for name, value in result.heads.items()}
-        save_file({**tensors, "held": result.held_probabilities}, str(target.with_suffix(".tmp")))
+        save_file(tensors, str(target.with_suffix(".tmp")))
         target.with_suffix(".tmp").replace(target)
     stored = load_file(str(target))
-    parts = {
-        kind: {n.partition("/")[2]: v for n, v in stored.items() if n.startswith(kind)}
+    adapter, heads = (
+        {name.removeprefix(kind): value for name, value in stored.items() if name.startswith(kind)}
         for kind in ("adapter/", "heads/")
-    }
-    return FineTuned(parts["adapter/"], parts["heads/"], stored["held"])
+    )
+    return FineTuned(adapter, heads)
 
 
 def _finetune(
-    rows: list[LabelledText],
-    held: list[LabelledText],
-    encoder_name: str,
-    unsafe_weight: float,
-    settings: Finetuning,
-    log: Path,
+    rows: list[LabelledText], encoder_name: str, unsafe_weight: float, settings: Finetuning, log: Path
 ) -> FineTuned:
     import torch
 
     torch.set_num_threads(1)
     encoder = Encoder(encoder_name)
-    embeddings = encoder.embed([row.text for row in rows])
-    heads = fit_heads(rows, embeddings, unsafe_weight)  # head first
+    heads = fit_heads(rows, encoder.embed([row.text for row in rows]), unsafe_weight)  # head first
     if settings.method == "head":
-        return FineTuned({}, heads, document_probabilities(encoder.embed([row.text for row in held]), heads))
+        return FineTuned({}, heads)
     tokens = encoder.first_windows([row.text for row in rows], settings.longest)
     weights = level_weights(np.array([row.score for row in rows]), unsafe_weight)
     training_rows = [
@@ -75,9 +63,7 @@ def _finetune(
     with log.open("w", encoding="utf-8", buffering=1) as lines:
         finetuner.train(training_rows, lambda text: lines.write(text + "\n"))
     finetuner.merge()
-    result_heads = finetuner.trained_heads()
-    probabilities = document_probabilities(encoder.embed([row.text for row in held]), result_heads)
-    return FineTuned(finetuner.adapter_tensors(), result_heads, probabilities)
+    return FineTuned(finetuner.adapter_tensors(), finetuner.trained_heads())
 
 
 def _category(row: LabelledText) -> int:

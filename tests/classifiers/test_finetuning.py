@@ -25,7 +25,7 @@ from classifiers.training.finetuning import (
 )
 from classifiers.training.passages import read_passages
 from classifiers.training.thresholds import Goal, set_thresholds, utility
-from classifiers.training.train import PARTS, Plan, part_of
+from classifiers.training.train import HELD_PARTS, PARTS, Plan, is_held_out, part_of
 
 
 def logits_for(level: int, strength: float = 4.0) -> torch.Tensor:
@@ -139,7 +139,9 @@ def test_parts_are_about_equal_and_do_not_depend_on_order():
     parts = [part_of(f"text {number}") for number in range(1200)]
     assert min(np.bincount(parts, minlength=PARTS)) > 120
     assert part_of("text 7") == parts[7]
-    with pytest.raises(DataError, match="expected 1 to 6 different ones"):
+    held = sum(is_held_out(f"text {number}") for number in range(1200))
+    assert held == sum(part >= PARTS - HELD_PARTS for part in parts) and 330 < held < 470
+    with pytest.raises(DataError, match=r"seeds \(1, 1\): expected at least one, each of them once"):
         Plan(seeds=(1, 1))
 
 
