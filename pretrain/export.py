@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pretrain.atomic_files import sync_file, sync_folder, temporary_name
-from pretrain.blended_data import Blend
+from pretrain.blend_file import Blend
 from pretrain.errors import PretrainDataError
 
 if TYPE_CHECKING:

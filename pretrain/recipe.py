@@ -7,6 +7,7 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pretrain.data_settings import DataStage, LossMaskSettings, check_weights
 from pretrain.errors import PretrainRecipeError
 from pretrain.schedule import DecayStyle, Schedule, WsdDecayStyle
 
@@ -55,6 +56,16 @@ class PretrainRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Path = Field(description="the blend file that the pipeline's `tokenise` stage wrote: RUN/tokens/blend.json")
+    weights: dict[str, float] | None = Field(
+        None, description="share of each source; sources left out are not read; none: the weights of the blend file"
+    )
+    stages: list[DataStage] = Field(
+        [], description="mixtures by token count, one after the other (a curriculum), in place of weights"
+    )
+    loss_mask: LossMaskSettings = Field(LossMaskSettings(), description="which labels carry no loss")
+    tokenizer: Path | None = Field(
+        None, description="tokenizer folder of the model; a corpus that gives its tokens other ids is refused"
+    )
     save: Path = Field(description="folder of the checkpoints and of metrics.jsonl; a run in it is resumed")
     export: Path | None = Field(None, description="folder for the final model in Hugging Face format; none: no export")
     model: ModelConfig = Field(description="shape of the model")
@@ -111,6 +122,20 @@ class PretrainRecipe(BaseModel):
         if self.data_samples is not None and self.data_samples < needed:
             raise ValueError(f"data_samples {self.data_samples} is less than the {needed} samples of train_iters")
         return self
+
+    @model_validator(mode="after")
+    def _mixture_is_whole(self) -> Self:
+        if self.weights is not None and self.stages:
+            raise ValueError("give either weights or stages")
+        if self.weights is not None:
+            check_weights(self.weights)
+        if open_ended := [number for number, stage in enumerate(self.stages[:-1], start=1) if stage.tokens is None]:
+            raise ValueError(f"stage {open_ended[0]} has no tokens; only the last stage may leave them out")
+        return self
+
+    def data_stages(self) -> list[DataStage]:
+        """The stages of the data; empty where the blend file's weights hold for the whole run."""
+        return self.stages if self.weights is None else [DataStage(tokens=None, weights=self.weights)]
 
     def schedule(self) -> Schedule:
         """The learning-rate schedule, with the defaults filled in."""

@@ -63,9 +63,7 @@ class Training:
         self.state = TrainingState() if resume_from is None else load_state(recipe.save, resume_from)
         remaining = max(0, recipe.train_iters - self.state.iteration)
         self._total_samples = self.state.consumed_samples + remaining * recipe.global_batch_size
-        self.data = BlendedData(
-            recipe.data, recipe.seq_length, max(self._total_samples, recipe.data_samples or 0), recipe.seed
-        )
+        self.data = BlendedData.of_recipe(recipe, self._total_samples)
         model_settings = recipe.model.model_dump(mode="json")
         if resume_from is not None:
             refuse_difference("data", self.state.fingerprint, self.data.fingerprint, recipe.save)
@@ -120,7 +118,7 @@ class Training:
 
     def _count(self, loss: float) -> None:
         state, batch = self.state, self.recipe.global_batch_size
-        read = self.data.tokens_by_source(range(state.consumed_samples, state.consumed_samples + batch))
+        read, _ = self.data.counts(range(state.consumed_samples, state.consumed_samples + batch))
         for source, tokens in read.items():
             state.tokens_by_source[source] = state.tokens_by_source.get(source, 0) + tokens
         state.iteration += 1
