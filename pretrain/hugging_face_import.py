@@ -1,6 +1,7 @@
 """Weights of a Hugging Face Llama folder for a new run: the shape is checked, names are translated, the vocabulary grows."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,12 @@ def llama_weights(folder: Path, config: ModelConfig, drawn: WeightSource) -> Wei
     Raises `CheckpointError` where its shape is not that of `config`, and, when a weight is asked for, where that is missing,
     of another shape, or where the folder has more rows than the padded vocabulary.
     """
-    differing = {key: found for key, found in llama_shape(folder).items() if getattr(config, key) != found}
+    # Not to the last bit: converters keep numbers in float32.
+    differing = {
+        key: found
+        for key, found in llama_shape(folder).items()
+        if not math.isclose(getattr(config, key), found, rel_tol=1e-6)
+    }
     if differing:
         lines = [
             f"  {key}: {found} in the folder, {getattr(config, key)} in the recipe" for key, found in differing.items()
