@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pretrain.blended_data import BlendedData
@@ -30,11 +31,17 @@ class MicroBatch:
         return int((self.labels_bt != IGNORED).sum())
 
 
+def micro_batch(tokens: NDArray[np.int64], counts: NDArray[np.float32]) -> MicroBatch:
+    """The samples `tokens` [samples, positions + 1]; a label counts where `counts` [samples, positions] is not 0."""
+    text = torch.from_numpy(tokens)
+    return MicroBatch(text[:, :-1], text[:, 1:].masked_fill(torch.from_numpy(counts) == 0, IGNORED))
+
+
 def read_micro_batch(data: BlendedData, samples: range) -> MicroBatch:
     """The given samples of `data`, on the CPU."""
-    text = torch.from_numpy(np.stack([data.tokens(sample) for sample in samples]))
-    counts = torch.from_numpy(np.stack([data.loss_mask(sample) for sample in samples]))
-    return MicroBatch(text[:, :-1], text[:, 1:].masked_fill(counts == 0, IGNORED))
+    return micro_batch(
+        np.stack([data.tokens(sample) for sample in samples]), np.stack([data.loss_mask(sample) for sample in samples])
+    )
 
 
 class GlobalBatches:

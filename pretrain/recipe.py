@@ -214,10 +214,6 @@ class PretrainRecipe(BaseModel):
             raise ValueError(f"stage {open_ended[0]} has no tokens; only the last stage may leave them out")
         return self
 
-    def data_stages(self) -> list[DataStage]:
-        """The stages of the data; empty where the blend file's weights hold for the whole run."""
-        return self.stages if self.weights is None else [DataStage(tokens=None, weights=self.weights)]
-
     @model_validator(mode="after")
     def _start_is_clear(self) -> Self:
         if self.finetune and self.load is None:
@@ -238,6 +234,10 @@ class PretrainRecipe(BaseModel):
                 f"{self.model.ffn_hidden_size} and vocabulary_multiple {self.model.vocabulary_multiple}"
             )
         return self
+
+    def data_stages(self) -> list[DataStage]:
+        """The stages of the data; empty where the blend file's weights hold for the whole run."""
+        return self.stages if self.weights is None else [DataStage(tokens=None, weights=self.weights)]
 
     def schedule(self) -> Schedule:
         """The learning-rate schedule, with the defaults filled in; what is given in samples becomes updates."""

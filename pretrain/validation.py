@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from pretrain.batches import IGNORED, MicroBatch
-from pretrain.blended_data import SourceSamples, load_blend
+from pretrain.batches import MicroBatch, micro_batch
+from pretrain.blend_file import load_blend
 from pretrain.errors import PretrainDataError
+from pretrain.loss_mask import loss_mask
 from pretrain.recipe import PretrainRecipe
+from pretrain.source_samples import SourceSamples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,12 +31,19 @@ class Validation:
                 f"{path} has a vocabulary of {blend.vocabulary_size}, the training data one of {vocabulary_size}: tokenise "
                 "both with the same tokenizer"
             )
-        self._recipe = recipe
+        self._recipe, self._blend = recipe, blend
         self._sources = {
             source.name: SourceSamples(
-                path.parent, source, blend.dtype, recipe.seq_length, recipe.eval_samples, recipe.seed
+                path.parent,
+                source,
+                blend.dtype,
+                blend.vocabulary_size,
+                recipe.seq_length,
+                recipe.eval_samples,
+                recipe.seed,
             )
             for source in blend.sources
+            if source.tokens
         }
 
     def losses(self, training: "Training") -> dict[str, float]:
@@ -47,17 +55,14 @@ class Validation:
         tensor parallelism need all ranks in each forward pass."""
         ranks, micro = training.ranks, self._recipe.micro_batch_size
         passes = -(-self._recipe.eval_samples // (micro * ranks.data_ranks))
-        return [
-            _micro_batch(
-                source, (number * ranks.data_ranks + ranks.data_rank) * micro, micro, self._recipe.eval_samples
-            )
-            for number in range(passes)
+        firsts = [(number * ranks.data_ranks + ranks.data_rank) * micro for number in range(passes)]
+        return [self._micro_batch(source, range(first, first + micro)) for first in firsts]
+
+    def _micro_batch(self, source: SourceSamples, numbers: range) -> MicroBatch:
+        total, blend = self._recipe.eval_samples, self._blend
+        samples = [source.tokens(min(number, total - 1)) for number in numbers]
+        counts = [
+            loss_mask(sample, self._recipe.loss_mask, blend.tag_token_id, blend.end_of_document_id) * (number < total)
+            for number, sample in zip(numbers, samples, strict=True)
         ]
-
-
-def _micro_batch(source: SourceSamples, first: int, size: int, total: int) -> MicroBatch:
-    numbers = range(first, first + size)
-    text = torch.from_numpy(np.stack([source.tokens(min(number, total - 1)) for number in numbers]))
-    labels = text[:, 1:].clone()
-    labels[[number >= total for number in numbers]] = IGNORED
-    return MicroBatch(text[:, :-1], labels)
+        return micro_batch(np.stack(samples), np.stack(counts))

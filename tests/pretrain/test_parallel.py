@@ -19,6 +19,7 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.tensor import DTensor
 
 from pretrain import batches
+from pretrain.blended_data import BlendedData
 from pretrain.checkpoint import TRACKER, latest_iteration
 from pretrain.errors import PretrainRecipeError
 from pretrain.loop import pretrain
@@ -40,18 +41,18 @@ def silent(line):
     pass
 
 
-def some_labels_do_not_count(data, sample, length):
+def some_labels_do_not_count(data, sample):
     """Another number of counted labels in each sample, so that a mean of means would be wrong."""
-    return (np.arange(length) >= sample % 5 * 3).astype(np.float32)
+    return (np.arange(len(data.tokens(sample)) - 1) >= sample % 5 * 3).astype(np.float32)
 
 
 @contextmanager
 def masked_labels():
-    before, batches._loss_mask = batches._loss_mask, some_labels_do_not_count
+    before, BlendedData.loss_mask = BlendedData.loss_mask, some_labels_do_not_count
     try:
         yield
     finally:
-        batches._loss_mask = before
+        BlendedData.loss_mask = before
 
 
 def gradients(recipe):
@@ -186,7 +187,7 @@ def test_bf16_keeps_float32_masters_and_stays_close(recipe, tmp_path):
 
 
 def test_torchrun_stops_all_ranks_on_sigterm_and_resumes(recipe, tmp_path):
-    recipe = recipe.model_copy(update={"train_iters": 20_000, "save_interval": 20_000})
+    recipe = recipe.model_copy(update={"train_iters": 3000, "save_interval": 3000})
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump(json.loads(recipe.model_dump_json())))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pretrain"]
@@ -197,7 +198,7 @@ def test_torchrun_stops_all_ranks_on_sigterm_and_resumes(recipe, tmp_path):
         process.send_signal(signal.SIGTERM)
         lines, errors = process.communicate()
     assert process.returncode != 0
-    (saved,) = {int(number) for number in re.findall(r"iteration (\d+) of 20000 is saved", errors)}
+    (saved,) = {int(number) for number in re.findall(r"iteration (\d+) of 3000 is saved", errors)}
     assert latest_iteration(recipe.save) == saved
     assert lines.count(" iteration ") == 0 or int(re.findall(r" iteration +(\d+)/", lines)[-1]) == saved
     assert sorted(path.name for path in recipe.save.iterdir()) == [f"iter_{saved:07d}", TRACKER, "metrics.jsonl"]
