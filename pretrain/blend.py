@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 # Each source is built with this surplus, so that rounding never asks it for a sample that it does not have.
 SURPLUS: Final = 0.005
-# Blends up to this many samples are walked as one block; longer ones as blocks of at least half as many.
+# Blends up to this many samples are walked as one block; longer ones in blocks of at least this length.
 _BLOCK: Final = 4096
 # So many steps of a block are taken at once, so that its sources are written in runs and not one by one.
 _CHUNK: Final = 256
@@ -40,7 +40,7 @@ def blend_index(weights: Sequence[float], samples: int) -> tuple[NDArray[np.int1
     # Twice, because Megatron's builder and its blended data set normalise one after the other: bits may differ.
     shares = np.asarray(normalised(normalised(weights)), dtype=np.float64)
     # Blocks grow with the run, so that neither the blocks nor the steps of one are many.
-    length = max(_BLOCK, math.isqrt(samples) // 2)
+    length = max(min(samples, _BLOCK), math.isqrt(samples) // 2, 1)
     blocks = max(1, -(-samples // length))
     first_steps = np.arange(blocks, dtype=np.int64) * length
     drawn = _balanced(shares, first_steps)
