@@ -1,6 +1,10 @@
-"""`python -m pretrain RECIPE [--set key=value ...]`: train, resume, or find that nothing is left to do."""
+"""`python -m pretrain RECIPE [--set key=value ...]`: train, resume, or find that nothing is left to do.
+
+On several ranks: `torchrun --nproc-per-node 8 -m pretrain RECIPE`.
+"""
 
 import argparse
+import os
 import sys
 
 from pretrain.errors import PretrainError, PretrainRecipeError
@@ -27,10 +31,17 @@ def main(arguments: list[str] | None = None) -> int:
         if given.print_megatron:
             print(megatron_script(load_recipe(given.recipe, {key: value for key, _, value in pairs})))
             return 0
-        result = run(given.recipe, {key: value for key, _, value in pairs}, lambda line: print(line, flush=True))
+        result = run(
+            given.recipe,
+            {key: value for key, _, value in pairs},
+            lambda line: print(line, flush=True),
+            terminal=sys.stdout.isatty(),
+        )
     except PretrainError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    if os.environ.get("RANK", "0") != "0":
+        return 0
     print(
         f"{result.iterations_run} iterations run, loss {result.first_loss} -> {result.last_loss}, {result.tokens} tokens in all"
     )

@@ -1,22 +1,20 @@
-"""Checkpoints: `iter_0000100/` folders, and `latest_checkpointed_iteration.txt`, which names the last whole one.
+"""Checkpoints on disk: `iter_0000100/` folders, and `latest_checkpointed_iteration.txt`, which names the last whole one.
 
-A folder holds `model.safetensors`, `optimizer.pt`, `random.pt` and `state.json`. It gets its name when it is whole, and
-the tracker file is replaced after that: whatever moment a process is killed at, the tracker names a whole checkpoint.
+A folder holds the tensors in the format of torch.distributed.checkpoint, which any number of ranks can read, and
+`state.json`. It gets its name when it is whole, and the tracker file is replaced after that: whatever moment a process is
+killed at, the tracker names a whole checkpoint. Nothing here needs torch; `checkpoint_tensors` writes and reads the tensors.
 """
 
 import json
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from pretrain.atomic_files import sync_file, sync_folder, temporary_name, write_text
+from pretrain.atomic_files import sync_file, sync_folder, write_text
 from pretrain.errors import CheckpointError
-
-if TYPE_CHECKING:
-    import torch
 
 TRACKER: Final = "latest_checkpointed_iteration.txt"
 _FOLDER_NAME: Final = re.compile(r"iter_(\d{7,})")
@@ -32,9 +30,38 @@ class TrainingState:
     first_loss: float | None = None
     last_loss: float | None = None
     tokens_by_source: dict[str, int] = field(default_factory=dict)
+    tokens_by_level: dict[str, int] = field(default_factory=dict)
     fingerprint: dict[str, str] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
-    vocabulary_size: int = 0
+    ranks: int = 1  # processes that wrote the checkpoint
+
+
+@dataclass(frozen=True)
+class Start:
+    """The checkpoint that a run begins from; with `weights_only`, as a new run on those weights."""
+
+    save: Path
+    iteration: int
+    weights_only: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where its tensors and its state lie."""
+        return checkpoint_folder(self.save, self.iteration)
+
+
+def find_start(save: Path, load: Path | None, finetune: bool) -> Start | None:
+    """The last checkpoint of `save`; while it has none, that of `load`; None for a run from new weights.
+
+    Raises `CheckpointError` where `load` has no checkpoint.
+    """
+    if (iteration := latest_iteration(save)) is not None:
+        return Start(save, iteration)
+    if load is None:
+        return None
+    if (iteration := latest_iteration(load)) is None:
+        raise CheckpointError(f"load: there is no {TRACKER} in {load}; name the save folder of an earlier run")
+    return Start(load, iteration, weights_only=finetune)
 
 
 def checkpoint_folder(save: Path, iteration: int) -> Path:
@@ -66,65 +93,6 @@ def load_state(save: Path, iteration: int) -> TrainingState:
         raise CheckpointError(f"{path} is not the state of a checkpoint: {error}") from error
 
 
-def save_checkpoint(
-    save: Path,
-    state: TrainingState,
-    model: "torch.nn.Module",
-    optimizer: "torch.optim.Optimizer",
-    keep_latest: int,
-) -> Path:
-    """Write a checkpoint, point the tracker at it, then delete all but the `keep_latest` newest. Returns its folder."""
-    import torch
-    from safetensors.torch import save_file
-
-    remove_leftovers(save)
-    final = checkpoint_folder(save, state.iteration)
-    temporary = temporary_name(final)
-    temporary.mkdir(parents=True)
-    save_file(model.state_dict(), temporary / "model.safetensors")
-    torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
-    torch.save({"torch": torch.get_rng_state()}, temporary / "random.pt")
-    (temporary / "state.json").write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
-    for path in temporary.iterdir():
-        # safetensors makes its file private; a checkpoint is as readable as the files beside it.
-        path.chmod((temporary / "state.json").stat().st_mode)
-        sync_file(path)
-    sync_folder(temporary)
-    if final.exists():  # of a process killed before it could move the tracker, or rewound by hand
-        shutil.rmtree(final)
-    temporary.replace(final)
-    sync_folder(save)
-    write_text(save / TRACKER, f"{state.iteration}\n")
-    _delete_old(save, state.iteration, keep_latest)
-    return final
-
-
-def load_tensors(save: Path, iteration: int, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> None:
-    """Put weights, optimizer and random state of a checkpoint in place. Raises `CheckpointError` for broken files."""
-    import torch
-
-    folder = checkpoint_folder(save, iteration)
-    load_weights(folder, model)
-    try:
-        optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
-        torch.set_rng_state(torch.load(folder / "random.pt", weights_only=True)["torch"])
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-        raise CheckpointError(
-            f"{folder} cannot be loaded: {error}; write an earlier iteration into {TRACKER}"
-        ) from error
-
-
-def load_weights(folder: Path, model: "torch.nn.Module") -> None:
-    """Put the weights of one checkpoint folder into `model`. Raises `CheckpointError` for broken files."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"the weights in {folder} cannot be loaded: {error}") from error
-
-
 def refuse_difference(what: str, saved: dict[str, Any], now: dict[str, Any], save: Path) -> None:
     """Raise `CheckpointError` that lists what differs between a checkpoint and the run that wants to resume it."""
     differing = [key for key in {**saved, **now} if saved.get(key) != now.get(key)]
@@ -142,8 +110,31 @@ def refuse_difference(what: str, saved: dict[str, Any], now: dict[str, Any], sav
         )
 
 
+def unfinished_folder(save: Path, iteration: int) -> Path:
+    """The name of a checkpoint while it is written: the same on every rank, and removed by the next run."""
+    return save / f".iter_{iteration:07d}.tmp"
+
+
+def publish_checkpoint(save: Path, state: dict[str, Any], keep_latest: int) -> None:
+    """Give the written folder of `state["iteration"]` its name, point the tracker at it, delete all but the newest.
+
+    `state` is a `TrainingState` as a dict. The files in the folder must be synced already.
+    """
+    iteration = state["iteration"]
+    temporary, final = unfinished_folder(save, iteration), checkpoint_folder(save, iteration)
+    (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    sync_file(temporary / "state.json")
+    sync_folder(temporary)
+    if final.exists():  # of a process killed before it could move the tracker, or rewound by hand
+        shutil.rmtree(final)
+    temporary.replace(final)
+    sync_folder(save)
+    write_text(save / TRACKER, f"{iteration}\n")
+    _delete_old(save, iteration, keep_latest)
+
+
 def remove_leftovers(save: Path) -> None:
-    """Delete the unnamed parts that killed processes left in `save`. One process writes to a save folder at a time."""
+    """Delete the unnamed parts that killed processes left in `save`. One run writes to a save folder at a time."""
     for path in save.glob(".*.tmp"):
         if path.is_dir():
             shutil.rmtree(path)

@@ -25,3 +25,7 @@ class PretrainInterruptedError(PretrainError):
     """SIGTERM came; the run was saved and is not finished (128 + 15, as a shell would report it)."""
 
     exit_code = 143
+
+
+class PretrainDependencyError(PretrainError):
+    """An optional package that the recipe asks for is not installed."""

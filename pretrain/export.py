@@ -10,6 +10,8 @@ from pretrain.blend_file import Blend
 from pretrain.errors import PretrainDataError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pretrain.model import Decoder
 
 # Written into the folder, so that a rerun knows whether the export is of the final iteration.
@@ -74,12 +76,30 @@ def tokenizer_folder(blend_file: Path, blend: Blend) -> Path:
     return folder
 
 
+def whole_weights(decoder: "Decoder") -> "dict[str, Tensor]":
+    """Every weight in one piece, on the CPU, by transformers' names. All ranks must ask together; all get the answer."""
+    from torch.distributed.tensor import DTensor
+
+    weights = {}
+    for name, parameter in decoder.named_parameters():
+        value = parameter.detach()
+        weights[hugging_face_name(name)] = (value.full_tensor() if isinstance(value, DTensor) else value).cpu()
+    return weights
+
+
 def export_model(
-    decoder: "Decoder", blend: Blend, tokenizer: Path, sequence_length: int, iteration: int, destination: Path
+    decoder: "Decoder",
+    weights: "dict[str, Tensor]",
+    blend: Blend,
+    tokenizer: Path,
+    sequence_length: int,
+    iteration: int,
+    destination: Path,
 ) -> None:
     """Write the folder `destination`, which `AutoModelForCausalLM` and `AutoTokenizer` load; an older one is replaced.
 
-    The folder gets its name when it is whole. The tag is a special token of the tokenizer saved with it.
+    `weights` are the decoder's `whole_weights`; one rank writes them. The folder gets its name when it is whole. The tag
+    is a special token of the tokenizer saved with it.
     """
     from safetensors.torch import save_file
 
@@ -87,7 +107,6 @@ def export_model(
     if temporary.exists():
         shutil.rmtree(temporary)
     shutil.copytree(tokenizer, temporary)
-    weights = {hugging_face_name(name): value for name, value in decoder.state_dict().items()}
     save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
     ends = {"bos_token_id": blend.end_of_document_id, "eos_token_id": blend.end_of_document_id}
     for name, content in (

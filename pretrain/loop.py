@@ -1,6 +1,6 @@
 """Train by a recipe from where its save folder stands to its last iteration.
 
-torch is imported only when there is something left to do.
+torch is imported only when there is something left to do. Under `torchrun` every process calls this.
 """
 
 import json
@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretrain.checkpoint import TrainingState, latest_iteration, load_state
+from pretrain.checkpoint import TrainingState, find_start, load_state
 from pretrain.errors import PretrainInterruptedError
-from pretrain.export import NOTE, export_model, tokenizer_folder
-from pretrain.metrics import MetricsFile, Progress, format_log_line
+from pretrain.export import NOTE, export_model, tokenizer_folder, whole_weights
+from pretrain.metrics import Progress
 from pretrain.recipe import PretrainRecipe, load_recipe
+from pretrain.reporting import Report
 from pretrain.stop_signal import StopSignal
 
 if TYPE_CHECKING:
     from pretrain.training import Iteration, Training
+    from pretrain.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -38,61 +40,85 @@ class PretrainResult:
 
 
 def run(
-    recipe_path: str | Path, overrides: Mapping[str, Any] | None = None, write_line: Callable[[str], None] = print
+    recipe_path: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    write_line: Callable[[str], None] = print,
+    terminal: bool = False,
 ) -> PretrainResult:
     """`pretrain` by the recipe file at `recipe_path`, with `--set`-like overrides by dotted key."""
-    return pretrain(load_recipe(recipe_path, overrides), write_line)
+    return pretrain(load_recipe(recipe_path, overrides), write_line, terminal)
 
 
-def pretrain(recipe: PretrainRecipe, write_line: Callable[[str], None] = print) -> PretrainResult:
+def pretrain(
+    recipe: PretrainRecipe, write_line: Callable[[str], None] = print, terminal: bool = False
+) -> PretrainResult:
     """Train to `train_iters` (or to `exit_interval`), resuming from the save folder; then export if asked for.
 
     Resuming gives the bits of an uninterrupted run. Returns at once, without importing torch, when nothing is left to
-    do. Raises `PretrainInterruptedError` on SIGTERM, after saving; `PretrainDataError` and `CheckpointError` before the
-    first iteration.
+    do. Lines are written on the first rank; `terminal` draws a progress bar below them. Raises `PretrainInterruptedError`
+    on SIGTERM, after saving; `PretrainDataError` and `CheckpointError` before the first iteration.
     """
-    resume_from = latest_iteration(recipe.save)
-    if resume_from is not None and resume_from >= recipe.train_iters and _exported(recipe, resume_from):
-        return _result(load_state(recipe.save, resume_from), 0, resume_from)
+    start = find_start(recipe.save, recipe.load, recipe.finetune)
+    resume_from = None if start is None or start.weights_only else start.iteration
+    done = start is not None and start.save == recipe.save and start.iteration >= recipe.train_iters
+    if start is not None and done and _exported(recipe, start.iteration):
+        return _result(load_state(recipe.save, start.iteration), 0, start.iteration)
+    from pretrain.mesh import open_ranks
     from pretrain.training import Training
+    from pretrain.validation import Validation
 
-    training = Training(recipe, resume_from)
-    if recipe.export is not None:
-        tokenizer = tokenizer_folder(recipe.data, training.data.blend)
-    begun_at = training.state.iteration
-    recipe.save.mkdir(parents=True, exist_ok=True)
-    with StopSignal() as stop:
-        _iterate(training, MetricsFile(recipe.save / "metrics.jsonl", begun_at), stop, write_line)
-    state = training.state
-    if recipe.export is not None and state.iteration >= recipe.train_iters:
-        recipe.export.parent.mkdir(parents=True, exist_ok=True)
-        export_model(
-            training.decoder, training.data.blend, tokenizer, recipe.seq_length, state.iteration, recipe.export
-        )
-    return _result(state, state.iteration - begun_at, resume_from)
+    with open_ranks(recipe) as ranks:
+        training = Training(recipe, ranks, start)
+        blend = training.data.blend
+        tokenizer = None if recipe.export is None else tokenizer_folder(recipe.data, blend)
+        held_out = None if recipe.validation is None else Validation(recipe, recipe.validation, blend.vocabulary_size)
+        begun_at = training.state.iteration
+        training.open_save_folder()
+        with Report(recipe, begun_at, write_line, ranks.rank == 0, terminal) as report, StopSignal() as stop:
+            _iterate(training, held_out, report, stop)
+        if tokenizer is not None and training.state.iteration >= recipe.train_iters:
+            _export(training, tokenizer)
+        return _result(training.state, training.state.iteration - begun_at, resume_from)
 
 
-def _iterate(training: "Training", metrics: MetricsFile, stop: StopSignal, write_line: Callable[[str], None]) -> None:
+def _iterate(training: "Training", held_out: "Validation | None", report: Report, stop: StopSignal) -> None:
     recipe, state = training.recipe, training.state
     window = _Window()
     while state.iteration < recipe.train_iters:
-        window.add(training.iterate())
+        iteration = training.iterate(lambda: stop.requested)
+        window.add(iteration)
+        report.add_iteration(state.iteration)
         last = state.iteration == recipe.train_iters
         leave = recipe.exit_interval is not None and state.iteration % recipe.exit_interval == 0
-        if last or leave or stop.requested or state.iteration % recipe.log_interval == 0:
-            progress = window.progress(training)
-            write_line(format_log_line(progress))
-            metrics.append(progress)
+        ends = last or leave or iteration.stop_requested
+        if ends or state.iteration % recipe.log_interval == 0:
+            report.add_progress(window.progress(training))
             window = _Window()
-        if last or leave or stop.requested or state.iteration % recipe.save_interval == 0:
+        if held_out is not None and (last or state.iteration % recipe.eval_interval == 0):
+            report.add_validation(state.iteration, held_out.losses(training))
+            window.leave_out()
+        if ends or state.iteration % recipe.save_interval == 0:
             training.save()
-        if stop.requested and not last:
+        if ends:
+            training.finish_saving()
+        if iteration.stop_requested and not last:
             raise PretrainInterruptedError(
                 f"stopped by SIGTERM; iteration {state.iteration} of {recipe.train_iters} is saved in {recipe.save}: "
                 "run the same command again to go on"
             )
         if leave:
             return
+
+
+def _export(training: "Training", tokenizer: Path) -> None:
+    recipe, state = training.recipe, training.state
+    assert recipe.export is not None
+    weights = whole_weights(training.decoder)
+    if training.ranks.rank == 0:
+        recipe.export.parent.mkdir(parents=True, exist_ok=True)
+        blend = training.data.blend
+        export_model(training.decoder, weights, blend, tokenizer, recipe.seq_length, state.iteration, recipe.export)
+    training.ranks.wait_for_all()
 
 
 @dataclass
@@ -105,6 +131,11 @@ class _Window:
     def add(self, iteration: "Iteration") -> None:
         self.iterations.append(iteration)
 
+    def leave_out(self) -> None:
+        """Begin the clock again where nothing has been added yet: a validation is no part of an iteration."""
+        if not self.iterations:
+            self.begun = time.perf_counter()
+
     def progress(self, training: "Training") -> Progress:
         from pretrain.model import flops_per_token
 
@@ -112,6 +143,8 @@ class _Window:
         seconds = (time.perf_counter() - self.begun) / len(self.iterations)
         tokens_per_second = recipe.global_batch_size * recipe.seq_length / seconds
         flops = flops_per_token(recipe.model, training.data.blend.vocabulary_size, recipe.seq_length)
+        tflops = tokens_per_second * flops / 1e12 / training.ranks.count
+        peak = recipe.peak_tflops or training.ranks.peak_tflops
         losses = [iteration.loss for iteration in self.iterations if math.isfinite(iteration.loss)]
         return Progress(
             iteration=state.iteration,
@@ -119,7 +152,9 @@ class _Window:
             consumed_samples=state.consumed_samples,
             seconds_per_iteration=seconds,
             tokens_per_second=tokens_per_second,
-            tflops_per_second=tokens_per_second * flops / 1e12,
+            tflops_per_second=tflops,
+            model_flops_utilisation=None if peak is None else tflops / peak,
+            data_share=sum(iteration.data_seconds for iteration in self.iterations) / (seconds * len(self.iterations)),
             learning_rate=self.iterations[-1].learning_rate,
             global_batch_size=recipe.global_batch_size,
             loss=sum(losses) / len(losses) if losses else math.nan,
@@ -127,6 +162,7 @@ class _Window:
             skipped_iterations=sum(iteration.skipped for iteration in self.iterations),
             nan_iterations=len(self.iterations) - len(losses),
             tokens_by_source=dict(state.tokens_by_source),
+            tokens_by_level=dict(state.tokens_by_level),
         )
 
 

@@ -91,6 +91,10 @@ def _notes(recipe: PretrainRecipe, stages: int) -> list[str]:
         ]
     if recipe.data_samples is not None and recipe.data_samples != recipe.train_iters * recipe.global_batch_size:
         notes.append("data_samples has no counterpart: the order of the samples is that of a run without it.")
+    if recipe.load is not None or recipe.init_from is not None:
+        notes.append("Our checkpoints and Hugging Face folders are not Megatron-LM's: convert them, and add --load.")
+    if recipe.validation is not None:
+        notes.append("Validation by source has no counterpart; the run evaluates nothing.")
     for name in ("tag", "end_of_document"):
         if getattr(recipe.loss_mask, name):
             notes.append(f"loss_mask.{name} has no counterpart: Megatron-LM takes loss on these labels.")
@@ -128,7 +132,9 @@ def _options(recipe: PretrainRecipe, blend: Blend, shares: Sequence[float], iter
         ["--dataloader-type", "single"],
         ["--tokenizer-type", "HuggingFaceTokenizer"],
         ["--tokenizer-model", str(recipe.data.parent / blend.tokenizer)],
-        ["--make-vocab-size-divisible-by", str(recipe.model.vocabulary_multiple)],
+        # Megatron-LM multiplies it by the tensor-parallel ranks.
+        ["--make-vocab-size-divisible-by", str(recipe.model.vocabulary_multiple // recipe.tensor_parallel)],
+        ["--tensor-model-parallel-size", str(recipe.tensor_parallel)],
         ["--train-iters", str(iterations)],
         *_given(settings, _SAME_VALUE),
         *_schedule(recipe),
@@ -138,6 +144,12 @@ def _options(recipe: PretrainRecipe, blend: Blend, shares: Sequence[float], iter
     ]
     if recipe.loss_mask.after_end_of_document:
         options.append(["--eod-mask-loss"])
+    if recipe.precision == "bf16":
+        options.append(["--bf16", "--use-distributed-optimizer"])
+    if recipe.recompute == "full":
+        options.append(
+            ["--recompute-granularity", "full", "--recompute-method", "uniform", "--recompute-num-layers", "1"]
+        )
     return [*options, ["--load", save]] if resumes else options
 
 
@@ -148,13 +160,13 @@ def _given(settings: Mapping[str, Any], names: Mapping[str, str]) -> Options:
 def _schedule(recipe: PretrainRecipe) -> Options:
     schedule = recipe.schedule()
     options = [
-        ["--lr-warmup-iters", str(schedule.warmup_updates)],
-        ["--lr-decay-iters", str(schedule.decay_updates)],
+        ["--lr-warmup-iters", str(round(schedule.warmup_updates))],
+        ["--lr-decay-iters", str(round(schedule.decay_updates))],
     ]
     if schedule.style == "WSD":
         options += [
             ["--lr-wsd-decay-style", schedule.wsd_style],
-            ["--lr-wsd-decay-iters", str(schedule.wsd_decay_updates)],
+            ["--lr-wsd-decay-iters", str(round(schedule.wsd_decay_updates))],
         ]
     return options
 

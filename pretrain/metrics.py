@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from pretrain.atomic_files import write_text
 class Progress:
     """Figures of the iterations since the last log line; times and losses are means over them.
 
-    `tokens_by_source` counts from the start of the run. `loss` is NaN where no iteration had a finite one.
+    Tokens are those of all ranks, `tflops_per_second` those of one device; `data_share` is the part of the time that went
+    into reading samples. `tokens_by_source` and `tokens_by_level` count from the start of the run. `loss` is NaN where no
+    iteration had a finite one; `model_flops_utilisation` (0 to 1) is None where the device's peak is unknown.
     """
 
     iteration: int
@@ -22,6 +25,8 @@ class Progress:
     seconds_per_iteration: float
     tokens_per_second: float
     tflops_per_second: float
+    model_flops_utilisation: float | None
+    data_share: float
     learning_rate: float
     global_batch_size: int
     loss: float
@@ -29,10 +34,12 @@ class Progress:
     skipped_iterations: int
     nan_iterations: int
     tokens_by_source: dict[str, int]
+    tokens_by_level: dict[str, int]
 
 
 def format_log_line(progress: Progress) -> str:
-    """The line that people grep in Megatron's logs."""
+    """The line that people grep in Megatron's logs, with tokens a second and MFU at its end."""
+    utilisation = progress.model_flops_utilisation
     return (
         f" iteration {progress.iteration:4d}/{progress.train_iters:4d} |"
         f" consumed samples: {progress.consumed_samples:4d} |"
@@ -45,7 +52,17 @@ def format_log_line(progress: Progress) -> str:
         f" grad norm: {progress.grad_norm:.3f} |"
         f" number of skipped iterations: {progress.skipped_iterations} |"
         f" number of nan iterations: {progress.nan_iterations} |"
+        f" tokens per second: {progress.tokens_per_second:.0f} |"
+        f" MFU: {'N/A' if utilisation is None else f'{100 * utilisation:.1f}%'} |"
     )
+
+
+def format_validation_line(iteration: int, losses: dict[str, float]) -> str:
+    """Megatron's validation line, with one loss (nats a token) and perplexity for each source."""
+    values = " |".join(
+        f" {source} loss: {loss:.6E} | {source} PPL: {math.exp(loss):.6E}" for source, loss in losses.items()
+    )
+    return f" validation loss at iteration {iteration} |{values} |"
 
 
 class MetricsFile:
@@ -57,14 +74,14 @@ class MetricsFile:
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _within(line, resumed_from)]
             write_text(path, "".join(line + "\n" for line in kept))
 
-    def append(self, progress: Progress) -> None:
+    def append(self, record: Mapping[str, Any]) -> None:
         """Write one line; a number that JSON does not have (NaN, infinity) becomes null."""
-        record: dict[str, Any] = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in vars(progress).items()
-        }
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps({key: _number(value) for key, value in record.items()}) + "\n")
+
+
+def _number(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _within(line: str, iteration: int) -> bool:

@@ -4,11 +4,18 @@ Shape suffixes: b batch, t position, d width, h head, e head width, v vocabulary
 separate modules, so that tensor parallelism can split each by its own rule and FSDP2 can wrap each block.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from pretrain.recipe import ModelConfig
+
+# Name and whole shape of a parameter to its values, on the CPU.
+WeightSource = Callable[[str, torch.Size], Tensor]
 
 
 def rotary_tables(positions: int, head_size: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -20,9 +27,9 @@ def rotary_tables(positions: int, head_size: int, theta: float, device: torch.de
 
 
 def rotate(heads_bhte: Tensor, cosine_te: Tensor, sine_te: Tensor) -> Tensor:
-    """Rotate each pair (i, i + head_size / 2) of every head by its position's angle."""
+    """Rotate each pair (i, i + head_size / 2) of every head by its position's angle, in float32; keeps the dtype."""
     first, second = heads_bhte.chunk(2, dim=-1)
-    return heads_bhte * cosine_te + torch.cat((-second, first), dim=-1) * sine_te
+    return (heads_bhte * cosine_te + torch.cat((-second, first), dim=-1) * sine_te).to(heads_bhte.dtype)
 
 
 class Attention(nn.Module):
@@ -63,7 +70,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm layer."""
+    """One pre-norm layer. With `recompute` its backward pass computes it again from its input (Megatron's "full")."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -71,8 +78,17 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.feed_forward_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_epsilon)
         self.feed_forward = FeedForward(config)
+        self.recompute = False
 
     def forward(self, hidden_btd: Tensor, cosine_te: Tensor, sine_te: Tensor) -> Tensor:
+        if self.recompute:  # in here, so that compilation and FSDP2 wrap it, and parameter names stay
+            output: Tensor = checkpoint(
+                self._layer, hidden_btd, cosine_te, sine_te, use_reentrant=False, preserve_rng_state=False
+            )
+            return output
+        return self._layer(hidden_btd, cosine_te, sine_te)
+
+    def _layer(self, hidden_btd: Tensor, cosine_te: Tensor, sine_te: Tensor) -> Tensor:
         hidden_btd = hidden_btd + self.attention(self.attention_norm(hidden_btd), cosine_te, sine_te)
         return hidden_btd + self.feed_forward(self.feed_forward_norm(hidden_btd))
 
@@ -87,6 +103,10 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_epsilon)
 
+    def blocks(self) -> list[Block]:
+        """The layers, from the first to the last."""
+        return [block for block in self.layers if isinstance(block, Block)]
+
     def forward(self, ids_bt: Tensor) -> Tensor:
         cosine_te, sine_te = rotary_tables(
             ids_bt.shape[1], self.config.head_size, self.config.rope_theta, ids_bt.device
@@ -97,14 +117,36 @@ class Decoder(nn.Module):
         return functional.linear(self.norm(hidden_btd), self.embedding.weight)
 
 
-def new_decoder(config: ModelConfig, vocabulary_size: int, seed: int) -> Decoder:
-    """A decoder with every matrix drawn from N(0, init_std) and norms of one; the same seed gives the same bits."""
-    decoder = Decoder(config, vocabulary_size)
+def initial_weights(config: ModelConfig, seed: int) -> WeightSource:
+    """Every matrix drawn from N(0, init_std), norms of one; the same seed gives the same bits on any number of ranks.
+
+    The draws follow each other: ask for all parameters, in the order of `Decoder.named_parameters`.
+    """
     random = torch.Generator().manual_seed(seed)
+
+    def draw(name: str, shape: torch.Size) -> Tensor:
+        return (
+            torch.empty(shape).normal_(0.0, config.init_std, generator=random) if len(shape) > 1 else torch.ones(shape)
+        )
+
+    return draw
+
+
+def put_weights(decoder: Decoder, weights: WeightSource) -> None:
+    """Fill every parameter, one whole matrix at a time; of a DTensor each rank keeps its own part."""
     with torch.no_grad():
-        for parameter in decoder.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0.0, config.init_std, generator=random)
+        for name, parameter in decoder.named_parameters():
+            whole = weights(name, parameter.shape).to(parameter.device)
+            if isinstance(parameter, DTensor):
+                # Every rank has the same values: nothing needs to be sent.
+                whole = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+            parameter.copy_(whole)
+
+
+def new_decoder(config: ModelConfig, vocabulary_size: int, seed: int) -> Decoder:
+    """A decoder with its initial weights, in this process alone."""
+    decoder = Decoder(config, vocabulary_size)
+    put_weights(decoder, initial_weights(config, seed))
     return decoder
 
 

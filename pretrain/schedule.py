@@ -12,7 +12,7 @@ WsdDecayStyle = Literal["linear", "cosine", "exponential", "minus_sqrt"]
 class Schedule:
     """`lr` and `min_lr` are the peak and the end of the decay; the rest is counted in updates of the weights.
 
-    `decay_updates` is the whole schedule, warm-up included; `wsd_decay_updates` the share of it at its end in which
+    Fractions come of schedules that a recipe counts in samples. `decay_updates` is the whole schedule, warm-up included; `wsd_decay_updates` the share of it at its end in which
     WSD (warm-up, stable, decay) decays.
     """
 
@@ -20,9 +20,9 @@ class Schedule:
     min_lr: float
     style: DecayStyle
     wsd_style: WsdDecayStyle
-    warmup_updates: int
-    decay_updates: int
-    wsd_decay_updates: int
+    warmup_updates: float
+    decay_updates: float
+    wsd_decay_updates: float
 
 
 def remaining_share(progress: float, style: Literal[DecayStyle, WsdDecayStyle]) -> float:
@@ -41,7 +41,9 @@ def remaining_share(progress: float, style: Literal[DecayStyle, WsdDecayStyle]) 
 def learning_rate(update: int, schedule: Schedule) -> float:
     """Learning rate of the `update`-th update (the first is 1); after the end of the decay, the minimum.
 
-    Skipped updates do not count, so that they move the data but not the schedule.
+    Skipped updates do not count, so that they move the data but not the schedule. Equal to the rate that Megatron's
+    scheduler holds after `update` steps, the one in its log line; Megatron applies it one update later, and its first
+    update has the rate 0.
     """
     if update <= schedule.warmup_updates:
         return schedule.lr * update / schedule.warmup_updates

@@ -1,22 +1,30 @@
-"""One process that trains: model, optimizer, data and state, and what one iteration does to them."""
+"""One rank that trains: model, optimizer, data and state, and what one iteration does to them."""
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import loss_parallel
 from torch.nn import functional
 
+from pretrain.batches import IGNORED, GlobalBatches, MicroBatch
 from pretrain.blended_data import BlendedData
-from pretrain.checkpoint import TrainingState, load_state, load_tensors, refuse_difference, save_checkpoint
+from pretrain.checkpoint import Start, TrainingState, load_state, refuse_difference
+from pretrain.checkpoint_tensors import CheckpointWriter, load_training, load_weights
 from pretrain.errors import PretrainError
-from pretrain.model import Decoder, new_decoder
+from pretrain.hugging_face_import import llama_weights
+from pretrain.mesh import Ranks
+from pretrain.model import WeightSource, initial_weights
+from pretrain.optimizer import new_optimizer
+from pretrain.parallel import parallel_decoder
 from pretrain.recipe import PretrainRecipe
-from pretrain.sampler import micro_batches
 from pretrain.schedule import learning_rate
 
 # A run whose gradients stay infinite or NaN this long has diverged; more data will not help.
@@ -25,64 +33,84 @@ _SKIPS_IN_A_ROW: Final = 10
 
 @dataclass(frozen=True)
 class Iteration:
-    """What one iteration did. `grad_norm` is the global norm before clipping; a skipped one left the weights alone."""
+    """What one iteration did; the same on every rank but for the times.
+
+    `loss` is the mean over the counted labels of the global batch, in nats; `grad_norm` the global norm before clipping; a
+    skipped iteration left the weights alone. `data_seconds` went into reading this rank's samples.
+    """
 
     loss: float
     grad_norm: float
     learning_rate: float
     skipped: bool
+    data_seconds: float
+    stop_requested: bool
 
 
 def summed_cross_entropy(logits_btv: Tensor, labels_bt: Tensor) -> Tensor:
-    """Sum over tokens of the negative log-likelihood of the labels, in nats."""
-    return functional.cross_entropy(logits_btv.flatten(0, 1).float(), labels_bt.flatten(), reduction="sum")
-
-
-def new_optimizer(recipe: PretrainRecipe, decoder: Decoder) -> torch.optim.AdamW:
-    """AdamW; matrices decay, norms do not."""
-    matrices = [parameter for parameter in decoder.parameters() if parameter.dim() > 1]
-    norms = [parameter for parameter in decoder.parameters() if parameter.dim() <= 1]
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": norms, "weight_decay": 0.0}],
-        lr=recipe.lr,
-        betas=(recipe.adam_beta1, recipe.adam_beta2),
-        eps=recipe.adam_eps,
-        fused=True,
+    """Sum over the counted labels of their negative log-likelihood, in nats. Logits may be split by vocabulary."""
+    return functional.cross_entropy(
+        logits_btv.flatten(0, 1).float(), labels_bt.flatten(), reduction="sum", ignore_index=IGNORED
     )
 
 
 class Training:
-    """A run at one of its iterations: new, or where the checkpoint `resume_from` of the recipe's save folder left it.
+    """A run at one of its iterations: new, or where the checkpoint `start` left it.
 
     Raises `CheckpointError` where that checkpoint is of other data or of another model.
     """
 
-    def __init__(self, recipe: PretrainRecipe, resume_from: int | None) -> None:
+    def __init__(self, recipe: PretrainRecipe, ranks: Ranks, start: Start | None) -> None:
         torch.set_num_threads(recipe.threads)
-        self.recipe = recipe
-        self.state = TrainingState() if resume_from is None else load_state(recipe.save, resume_from)
-        remaining = max(0, recipe.train_iters - self.state.iteration)
-        self._total_samples = self.state.consumed_samples + remaining * recipe.global_batch_size
-        self.data = BlendedData.of_recipe(recipe, self._total_samples)
-        model_settings = recipe.model.model_dump(mode="json")
-        if resume_from is not None:
-            refuse_difference("data", self.state.fingerprint, self.data.fingerprint, recipe.save)
-            refuse_difference("model settings", self.state.model, model_settings, recipe.save)
-        self.state.fingerprint, self.state.model = self.data.fingerprint, model_settings
-        self.decoder = new_decoder(recipe.model, self.data.blend.vocabulary_size, recipe.seed)
-        self._optimizer = new_optimizer(recipe, self.decoder)
+        self.recipe, self.ranks = recipe, ranks
         # Nothing draws from it yet; seeded and saved, so that a layer that does is reproducible.
-        torch.manual_seed(recipe.seed)
-        if resume_from is not None:
-            load_tensors(recipe.save, resume_from, self.decoder, self._optimizer)
-        self._batches = micro_batches(self.state.consumed_samples, self._total_samples, recipe.micro_batch_size)
+        torch.manual_seed(recipe.seed + ranks.data_rank)
+        resumed = start is not None and not start.weights_only
+        self.state = load_state(start.save, start.iteration) if start is not None and resumed else TrainingState()
+        remaining = max(0, recipe.train_iters - self.state.iteration)
+        total_samples = self.state.consumed_samples + remaining * recipe.global_batch_size
+        self.data = BlendedData.of_recipe(recipe, total_samples)
+        model_settings = recipe.model.model_dump(mode="json")
+        if start is not None:
+            saved = load_state(start.save, start.iteration)
+            if resumed:
+                refuse_difference("data", saved.fingerprint, self.data.fingerprint, start.save)
+            refuse_difference("model settings", saved.model, model_settings, start.save)
+        self.decoder = parallel_decoder(recipe, self.data.blend.vocabulary_size, ranks, self._new_weights(start))
+        self._optimizer = new_optimizer(recipe, self.decoder)
+        if start is not None and resumed:
+            load_training(start, self.state, self.decoder, self._optimizer, ranks)
+        elif start is not None:
+            load_weights(start.folder, self.decoder, ranks)
+        self.state.fingerprint, self.state.model = self.data.fingerprint, model_settings
+        self.state.ranks = ranks.count
+        self._batches = GlobalBatches(
+            self.data,
+            ranks,
+            self.state.consumed_samples,
+            total_samples,
+            recipe.micro_batch_size,
+            recipe.global_batch_size,
+        )
+        self._writer = CheckpointWriter(recipe.save, recipe.keep_latest, ranks)
         self._skips_in_a_row = 0
 
-    def iterate(self) -> Iteration:
-        """Read one global batch and update the weights, unless the gradient is not finite."""
+    def open_save_folder(self) -> None:
+        """Create it, or clean up what a killed run left in it. Nothing has been written before."""
+        self._writer.open()
+
+    def iterate(self, stop_requested: Callable[[], bool] = lambda: False) -> Iteration:
+        """Read one global batch and update the weights, unless the gradient is not finite.
+
+        Where `stop_requested` is true on one rank, the result says so on all of them.
+        """
         recipe, state = self.recipe, self.state
-        loss = self._accumulate_gradients()
-        norm = torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), recipe.clip_grad).item()
+        begun = perf_counter()
+        batches = self._batches.next()
+        data_seconds = perf_counter() - begun
+        counted = self.ranks.sum_over_data([sum(batch.counted_labels for batch in batches)])[0]
+        loss, stop = self.ranks.sum_over_data([self._accumulate_gradients(batches, counted), float(stop_requested())])
+        norm = self._clip()
         rate = learning_rate(state.updates + 1, recipe.schedule())
         skipped = not (math.isfinite(norm) and math.isfinite(loss))
         if not skipped:
@@ -92,37 +120,73 @@ class Training:
             state.updates += 1
         self._optimizer.zero_grad(set_to_none=True)
         self._count(loss)
-        self._skips_in_a_row = self._skips_in_a_row + 1 if skipped else 0
-        if self._skips_in_a_row == _SKIPS_IN_A_ROW:
-            raise PretrainError(
-                f"{_SKIPS_IN_A_ROW} updates in a row had infinite or NaN gradients, up to iteration {state.iteration}: the "
-                "run has diverged. Lower lr, lengthen lr_warmup_iters, and start again from an earlier checkpoint"
-            )
-        return Iteration(loss, norm, rate, skipped)
+        self._refuse_divergence(skipped)
+        self._writer.publish_if_written()
+        return Iteration(loss, norm, rate, skipped, data_seconds, stop > 0)
 
     def save(self) -> Path:
-        """Write a checkpoint of the present iteration."""
-        return save_checkpoint(self.recipe.save, self.state, self.decoder, self._optimizer, self.recipe.keep_latest)
+        """Begin to write a checkpoint of the present iteration; returns the folder that will hold it."""
+        return self._writer.begin(self.state, self.decoder, self._optimizer)
 
-    def _accumulate_gradients(self) -> float:
-        """Gradients of the mean loss over all tokens of the global batch; returns that mean, in nats a token."""
-        recipe = self.recipe
-        tokens_in_batch = recipe.global_batch_size * recipe.seq_length
+    def finish_saving(self) -> None:
+        """Wait until the last checkpoint is whole on disk and the tracker names it."""
+        self._writer.finish()
+
+    def mean_loss(self, batches: list[MicroBatch]) -> float:
+        """Mean loss over the counted labels of these batches, without gradients; each rank gives its own part."""
+        with torch.no_grad(), self._vocabulary_split():
+            total = sum(self._summed_loss(batch).item() for batch in batches)
+        counted = float(sum(batch.counted_labels for batch in batches))
+        total, counted = self.ranks.sum_over_data([total, counted])
+        return total / max(counted, 1.0)
+
+    def _new_weights(self, start: Start | None) -> WeightSource:
+        drawn = initial_weights(self.recipe.model, self.recipe.seed)
+        if start is not None or self.recipe.init_from is None:
+            return drawn
+        return llama_weights(self.recipe.init_from, self.recipe.model, drawn)
+
+    def _accumulate_gradients(self, batches: list[MicroBatch], counted: float) -> float:
+        """Gradients of the mean loss over all counted labels of the global batch; returns this rank's part of that mean."""
+        # FSDP2 averages gradients over the data-parallel ranks; the mean over labels needs their sum.
+        divisor = max(counted, 1.0) / self.ranks.data_ranks
         loss = 0.0
-        for samples in islice(self._batches, recipe.global_batch_size // recipe.micro_batch_size):
-            text = torch.from_numpy(np.stack([self.data.tokens(sample) for sample in samples]))
-            micro_loss = summed_cross_entropy(self.decoder(text[:, :-1]), text[:, 1:]) / tokens_in_batch
-            micro_loss.backward()
+        for batch in batches:
+            with self._vocabulary_split():
+                micro_loss = self._summed_loss(batch) / divisor
+                micro_loss.backward()
             loss += micro_loss.item()
-        return loss
+        return loss / self.ranks.data_ranks
+
+    def _summed_loss(self, batch: MicroBatch) -> Tensor:
+        device = self.ranks.device
+        logits = self.decoder(batch.inputs_bt.to(device, non_blocking=True))
+        return summed_cross_entropy(logits, batch.labels_bt.to(device, non_blocking=True))
+
+    def _vocabulary_split(self) -> AbstractContextManager[None]:
+        """Around forward and backward: the cross-entropy of logits that stay split by vocabulary. Must not be nested."""
+        return loss_parallel() if self.ranks.tensor_ranks > 1 else nullcontext()
+
+    def _clip(self) -> float:
+        norm = torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), self.recipe.clip_grad)
+        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
 
     def _count(self, loss: float) -> None:
         state, batch = self.state, self.recipe.global_batch_size
-        read, _ = self.data.counts(range(state.consumed_samples, state.consumed_samples + batch))
-        for source, tokens in read.items():
-            state.tokens_by_source[source] = state.tokens_by_source.get(source, 0) + tokens
+        by_source, by_level = self.data.counts(range(state.consumed_samples, state.consumed_samples + batch))
+        for total, read in ((state.tokens_by_source, by_source), (state.tokens_by_level, by_level)):
+            for name, tokens in read.items():
+                total[name] = total.get(name, 0) + tokens
         state.iteration += 1
         state.consumed_samples += batch
         state.last_loss = loss
         if state.iteration == 1:
             state.first_loss = loss
+
+    def _refuse_divergence(self, skipped: bool) -> None:
+        self._skips_in_a_row = self._skips_in_a_row + 1 if skipped else 0
+        if self._skips_in_a_row == _SKIPS_IN_A_ROW:
+            raise PretrainError(
+                f"{_SKIPS_IN_A_ROW} updates in a row had infinite or NaN gradients, up to iteration {self.state.iteration}: "
+                "the run has diverged. Lower lr, lengthen lr_warmup_iters, and start again from an earlier checkpoint"
+            )

@@ -9,16 +9,12 @@ import sys
 
 import pytest
 import yaml
+from saved_tensors import assert_equal_checkpoints
 
 from pretrain.checkpoint import TRACKER, latest_iteration, load_state
 from pretrain.errors import CheckpointError, PretrainDataError
 from pretrain.loop import pretrain
 from pretrain.metrics import Progress, format_log_line
-
-
-def weights(save, iteration):
-    folder = save / f"iter_{iteration:07d}"
-    return (folder / "model.safetensors").read_bytes()
 
 
 def write_recipe(path, recipe):
@@ -50,12 +46,14 @@ def test_loss_falls_and_progress_is_recorded(recipe):
 
 
 def test_log_line():
-    progress = Progress(10, 100, 640, 0.0123, 5.0, 1.5, 1e-3, 64, 10.88, 0.5571, 0, 0, {})
+    progress = Progress(10, 100, 640, 0.0123, 5.0, 1.5, 0.31, 0.01, 1e-3, 64, 10.88, 0.5571, 0, 0, {}, {})
+    unknown = dataclasses.replace(progress, model_flops_utilisation=None)
+    assert format_log_line(unknown) == format_log_line(progress).replace("31.0%", "N/A")
     assert format_log_line(progress) == (
         " iteration   10/ 100 | consumed samples:  640 | elapsed time per iteration (ms): 12.3 |"
         " throughput per GPU (TFLOP/s/GPU): 1.5 | learning rate: 1.000000E-03 | global batch size:  64 |"
         " lm loss: 1.088E+01 | loss scale: 1.0 | grad norm: 0.557 | number of skipped iterations: 0 |"
-        " number of nan iterations: 0 |"
+        " number of nan iterations: 0 | tokens per second: 5 | MFU: 31.0% |"
     )
 
 
@@ -64,7 +62,7 @@ def test_stop_and_resume_is_bitwise_the_uninterrupted_run(recipe, whole_run):
     assert (first.iterations_run, latest_iteration(recipe.save)) == (3, 3)
     second = pretrain(recipe, lambda line: None)
     assert (second.iterations_run, second.resumed_from) == (5, 3)
-    assert weights(recipe.save, 8) == weights(whole_run, 8)
+    assert_equal_checkpoints(recipe.save, whole_run, 8)
     assert dataclasses.asdict(load_state(recipe.save, 8)) == dataclasses.asdict(load_state(whole_run, 8))
     iterations = [json.loads(line)["iteration"] for line in (recipe.save / "metrics.jsonl").read_text().splitlines()]
     assert iterations == [2, 3, 4, 6, 8]
@@ -73,7 +71,7 @@ def test_stop_and_resume_is_bitwise_the_uninterrupted_run(recipe, whole_run):
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_killed_process_resumes_bitwise(recipe, tmp_path, stop, code):
     # Long enough that the signal arrives before the end, wherever in an iteration or a save that is.
-    recipe = recipe.model_copy(update={"train_iters": 150})
+    recipe = recipe.model_copy(update={"train_iters": 150, "save_interval": 10})
     pretrain(recipe.model_copy(update={"save": tmp_path / "whole", "save_interval": 150}), lambda line: None)
     path = write_recipe(tmp_path / "r.yaml", recipe)
     command = [sys.executable, "-m", "pretrain", str(path)]
@@ -86,7 +84,7 @@ def test_killed_process_resumes_bitwise(recipe, tmp_path, stop, code):
     assert reached is None or reached < 150
     result = pretrain(recipe, lambda line: None)
     assert result.resumed_from == reached
-    assert weights(recipe.save, 150) == weights(tmp_path / "whole", 150)
+    assert_equal_checkpoints(recipe.save, tmp_path / "whole", 150)
     assert [path.name for path in recipe.save.iterdir() if path.name.startswith(".")] == []
 
 
@@ -94,12 +92,13 @@ def test_leftovers_of_a_save_that_was_killed_half_way(recipe, whole_run):
     pretrain(recipe.model_copy(update={"exit_interval": 4}), lambda line: None)
     # Killed between the folder's rename and the tracker's; and, later, in the middle of writing a folder.
     (recipe.save / TRACKER).write_text("2\n")
-    (recipe.save / "iter_0000004" / "model.safetensors").write_bytes(b"torn")
-    (recipe.save / ".iter_0000006.1.tmp").mkdir()
+    (recipe.save / "iter_0000004" / "__0_0.distcp").write_bytes(b"torn")
+    (recipe.save / ".iter_0000006.tmp").mkdir()
     result = pretrain(recipe, lambda line: None)
     assert (result.resumed_from, result.iterations_run) == (2, 6)
-    assert [weights(recipe.save, iteration) for iteration in (4, 8)] == [weights(whole_run, i) for i in (4, 8)]
-    assert not (recipe.save / ".iter_0000006.1.tmp").exists()
+    for iteration in (4, 8):
+        assert_equal_checkpoints(recipe.save, whole_run, iteration)
+    assert not (recipe.save / ".iter_0000006.tmp").exists()
 
 
 def test_micro_batches_add_up_to_the_same_gradient(recipe, tmp_path):
@@ -140,13 +139,13 @@ def test_data_samples_lets_a_run_grow(recipe, tmp_path):
     assert (grown.iterations_run, grown.resumed_from) == (2, 8)
     straight = long.model_copy(update={"train_iters": 10, "save": tmp_path / "straight"})
     pretrain(straight, lambda line: None)
-    assert weights(long.save, 10) == weights(straight.save, 10)
+    assert_equal_checkpoints(long.save, straight.save, 10)
 
 
 def test_broken_checkpoints_and_missing_data_are_named(recipe):
     pretrain(recipe.model_copy(update={"exit_interval": 4}), lambda line: None)
-    optimizer = recipe.save / "iter_0000004" / "optimizer.pt"
-    optimizer.write_bytes(optimizer.read_bytes()[:100])
+    tensors = recipe.save / "iter_0000004" / "__0_0.distcp"
+    tensors.write_bytes(tensors.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         pretrain(recipe)
     (recipe.save / TRACKER).write_text("6\n")

@@ -16,7 +16,7 @@ from pretrain.merge_shards import main as merge
 VALUES = {
     int: "num-layers hidden-size ffn-hidden-size num-attention-heads num-query-groups seq-length max-position-embeddings "
     "micro-batch-size global-batch-size train-iters lr-warmup-iters lr-decay-iters lr-wsd-decay-iters save-interval "
-    "log-interval exit-interval seed eval-iters make-vocab-size-divisible-by rotary-base",
+    "log-interval exit-interval seed eval-iters tensor-model-parallel-size recompute-num-layers make-vocab-size-divisible-by rotary-base",
     float: "lr min-lr weight-decay adam-beta1 adam-beta2 adam-eps clip-grad norm-epsilon init-method-std attention-dropout "
     "hidden-dropout",
     str: "save load split tokenizer-model",
@@ -27,9 +27,13 @@ CHOICES = {
     "position-embedding-type": ["learned_absolute", "rope", "mrope", "relative", "none"],
     "normalization": ["LayerNorm", "RMSNorm"],
     "dataloader-type": ["single", "cyclic", "external"],
+    "recompute-granularity": ["full", "selective"],
+    "recompute-method": ["uniform", "block"],
     "tokenizer-type": ["HuggingFaceTokenizer", "NullTokenizer", "GPT2BPETokenizer"],
 }
-FLAGS = "swiglu disable-bias-linear group-query-attention exit-signal-handler eod-mask-loss"
+FLAGS = (
+    "swiglu disable-bias-linear group-query-attention exit-signal-handler eod-mask-loss bf16 use-distributed-optimizer"
+)
 
 
 def megatron_parser():
@@ -96,6 +100,14 @@ def test_masks(recipe):
     assert commands(script)[0][0].eod_mask_loss
     assert "loss_mask.tag has no counterpart" in script
     assert "loss_mask.end_of_document" not in script
+
+
+def test_parallelism_and_precision(recipe):
+    updates = {"tensor_parallel": 2, "precision": "bf16", "recompute": "full", "lr_warmup_samples": 10}
+    (run,), _ = commands(megatron_script(recipe.model_copy(update={**updates, "lr_warmup_iters": 0})))
+    assert (run.tensor_model_parallel_size, run.make_vocab_size_divisible_by) == (2, 8)
+    assert (run.bf16, run.use_distributed_optimizer, run.recompute_granularity) == (True, True, "full")
+    assert run.lr_warmup_iters == 2
 
 
 def test_wrong_weights_are_refused(recipe):

@@ -7,14 +7,17 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from pretrain.checkpoint import checkpoint_folder, load_weights
+from pretrain.checkpoint import checkpoint_folder
+from pretrain.checkpoint_tensors import load_weights
 from pretrain.errors import PretrainDataError, PretrainError
 from pretrain.export import NOTE
 from pretrain.loop import pretrain
+from pretrain.mesh import Ranks
 from pretrain.model import flops_per_token, new_decoder
 from pretrain.recipe import ModelConfig
 from pretrain.training import Training, summed_cross_entropy
 
+ALONE = Ranks(0, 1, torch.device("cpu"))
 TAG = "<potentially_unsafe_content>"
 
 
@@ -33,7 +36,7 @@ def test_exported_model_has_equal_logits(recipe, tmp_path):
     pretrain(recipe, lambda line: None)
     exported = AutoModelForCausalLM.from_pretrained(recipe.export)
     decoder = new_decoder(recipe.model, 61, recipe.seed)
-    load_weights(checkpoint_folder(recipe.save, 3), decoder)
+    load_weights(checkpoint_folder(recipe.save, 3), decoder, ALONE)
     ids = torch.randint(0, 61, (3, 16), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(exported(ids).logits, decoder(ids), rtol=1e-5, atol=1e-5)
@@ -71,7 +74,7 @@ def test_flops_of_smollm2_1_7b():
 
 
 def test_updates_with_infinite_gradients_consume_samples_but_not_schedule(recipe):
-    training = Training(recipe.model_copy(update={"train_iters": 30}), None)
+    training = Training(recipe.model_copy(update={"train_iters": 30}), ALONE, None)
     training.iterate()
     with torch.no_grad():
         training.decoder.norm.weight[0] = math.nan

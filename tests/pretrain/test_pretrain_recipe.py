@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.errors import PretrainRecipeError
-from pretrain.recipe import ModelConfig, PretrainRecipe, load_recipe
+from pretrain.recipe import ModelConfig, PretrainRecipe, load_recipe, model_shapes
 
 DEMO = Path(__file__).resolve().parents[2] / "recipes" / "pretrain_demo.yaml"
 
@@ -34,6 +34,13 @@ def test_every_key_is_documented():
         ({"min_lr": 1}, "min_lr 1.0 exceeds lr"),
         ({"lr_warmup_iters": 59}, "exceed the schedule's 60 updates"),
         ({"data_samples": 10}, "less than the 480 samples"),
+        ({"model.shape": "smollm3"}, "no shape 'smollm3'; choose one of smollm2-135m"),
+        ({"tensor_parallel": 4}, "tensor_parallel 4 must divide kv_heads 2"),
+        ({"train_samples": 800}, "either train_iters or train_samples"),
+        ({"lr_warmup_samples": 8}, "either lr_warmup_iters or lr_warmup_samples"),
+        ({"finetune": True}, "finetune needs load"),
+        ({"load": "a", "init_from": "b"}, "either load or init_from"),
+        ({"precision": "fp16"}, "precision: Input should be 'fp32' or 'bf16'"),
         ({"seed.x": 1}, "seed holds a single value"),
     ],
 )
@@ -52,3 +59,22 @@ def test_unreadable_recipes(tmp_path):
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(PretrainRecipeError, match="cannot be read as YAML"):
         load_recipe(tmp_path / "bad.yaml")
+
+
+def test_shapes_have_names_and_may_be_changed():
+    assert load_recipe(DEMO, {"model": "smollm2-360m"}).model.init_std == 0.03227
+    changed = load_recipe(DEMO, {"model": {"shape": "smollm2-360m", "rope_theta": 100_000}}).model
+    assert (changed.layers, changed.rope_theta) == (32, 100_000)
+    for name in model_shapes():
+        assert ModelConfig.model_validate(name).norm_epsilon == 1e-5
+
+
+def test_a_run_counted_in_samples_is_that_counted_in_updates():
+    updates = load_recipe(DEMO, {"train_iters": 60})
+    settings = updates.model_dump(exclude={"train_iters", "lr_warmup_iters", "lr_wsd_decay_iters"})
+    samples = {"train_samples": 60 * 8 + 7, "lr_warmup_samples": 6 * 8, "lr_wsd_decay_samples": 12 * 8}
+    by_samples = PretrainRecipe.model_validate({**settings, **samples})
+    assert by_samples.train_iters == 60
+    assert by_samples.schedule() == updates.schedule()
+    # What was validated once can be written down and read again.
+    assert PretrainRecipe.model_validate_json(by_samples.model_dump_json()) == by_samples

@@ -1,0 +1,87 @@
+"""What a run says: validation by source, TensorBoard, a bar on a terminal, utilisation of a known device."""
+
+import json
+import math
+import sys
+
+import pytest
+from rank_pool import run_ranks
+
+from pretrain.device_peaks import peak_tflops
+from pretrain.errors import PretrainDataError, PretrainDependencyError
+from pretrain.loop import pretrain
+
+
+def silent(line):
+    pass
+
+
+def validation_losses(recipe):
+    pretrain(recipe, silent)
+    records = [json.loads(line) for line in (recipe.save / "metrics.jsonl").read_text().splitlines()]
+    return {record["iteration"]: record["validation_loss"] for record in records if "validation_loss" in record}
+
+
+def test_validation_measures_each_source_the_same_on_any_ranks(recipe, tmp_path):
+    lines = []
+    # 5 samples: the last pass of two ranks has samples that must not count.
+    recipe = recipe.model_copy(update={"validation": recipe.data, "eval_interval": 3, "eval_samples": 5})
+    pretrain(recipe, lines.append)
+    losses = validation_losses(recipe)
+    assert list(losses) == [3, 6, 8]
+    assert losses[8]["safe"] < losses[3]["safe"] < math.log(64)
+    assert losses[8].keys() == {"safe", "moral"}
+    assert sum(" validation loss at iteration" in line for line in lines) == 3
+    assert f"moral loss: {losses[8]['moral']:.6E}" in lines[-1]
+    both = run_ranks(2, validation_losses, recipe.model_copy(update={"save": tmp_path / "two", "tensor_parallel": 1}))[
+        0
+    ]
+    assert both[8] == {source: pytest.approx(loss, rel=1e-5) for source, loss in losses[8].items()}
+
+
+def test_validation_data_of_another_vocabulary_is_refused_before_the_first_step(recipe):
+    other = recipe.data.with_name("other.json")
+    other.write_text(json.dumps({**json.loads(recipe.data.read_text()), "vocabulary_size": 62}))
+    with pytest.raises(PretrainDataError, match="has a vocabulary of 62, the training data one of 61"):
+        pretrain(recipe.model_copy(update={"validation": other}), silent)
+    assert not recipe.save.exists()
+
+
+def test_tensorboard_holds_the_curves(recipe, tmp_path):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    recipe = recipe.model_copy(update={"tensorboard": tmp_path / "events", "validation": recipe.data})
+    pretrain(recipe.model_copy(update={"exit_interval": 4}), silent)
+    pretrain(recipe, silent)
+    events = accumulators.EventAccumulator(str(tmp_path / "events"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [2, 4, 6, 8]
+    assert {"validation/moral", "tokens_by_source/safe", "train/learning_rate"} <= set(events.Tags()["scalars"])
+
+
+def test_missing_tensorboard_is_named(recipe, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(PretrainDependencyError, match=r"pip install 'safetrove\[train\]'"):
+        pretrain(recipe.model_copy(update={"tensorboard": tmp_path / "events"}), silent)
+
+
+def test_a_terminal_gets_a_bar_and_the_lines_above_it(recipe, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "400")
+    pretrain(recipe, silent, terminal=True)
+    shown = capsys.readouterr().out
+    assert "8/8" in shown
+    assert shown.count("lm loss:") == 4
+
+
+def test_utilisation_needs_a_known_or_given_peak(recipe):
+    assert (peak_tflops("NVIDIA H100 80GB HBM3"), peak_tflops("NVIDIA H100 PCIe")) == (989.4, 756.0)
+    assert peak_tflops("Some processor") is None
+    lines = []
+    pretrain(recipe, lines.append)
+    assert "| MFU: N/A |" in lines[-1]
+    pretrain(
+        recipe.model_copy(update={"peak_tflops": 0.001, "train_iters": 10, "save": recipe.save / "b"}), lines.append
+    )
+    record = json.loads((recipe.save / "b" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert record["model_flops_utilisation"] == pytest.approx(record["tflops_per_second"] / 0.001)
+    assert f"| MFU: {100 * record['model_flops_utilisation']:.1f}% |" in lines[-1]
