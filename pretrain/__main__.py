@@ -9,6 +9,8 @@ import sys
 
 from pretrain.errors import PretrainError, PretrainRecipeError
 from pretrain.loop import run
+from pretrain.megatron_command import megatron_script
+from pretrain.recipe import load_recipe
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,11 +20,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key: model.layers=4"
     )
+    parser.add_argument(
+        "--print-megatron", action="store_true", help="print Megatron-LM's commands for the same run, and train nothing"
+    )
     given = parser.parse_args(arguments)
     try:
         pairs = [item.partition("=") for item in given.set]
         if wrong := [key for key, equals, _ in pairs if not equals]:
             raise PretrainRecipeError(f"--set {wrong[0]}: expected KEY=VALUE")
+        if given.print_megatron:
+            print(megatron_script(load_recipe(given.recipe, {key: value for key, _, value in pairs})))
+            return 0
         result = run(
             given.recipe,
             {key: value for key, _, value in pairs},

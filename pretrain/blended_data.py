@@ -51,11 +51,7 @@ class BlendedData:
         self._source_of, self._number_of, wanted = staged_blend(self._weights, counts)
         # Sources that no stage reads are not opened: they may be empty, or too short for a sample.
         self._sources = [
-            SourceSamples(
-                path.parent, source, self.blend.dtype, self.blend.vocabulary_size, sequence_length, number, seed
-            )
-            if number
-            else None
+            SourceSamples(path.parent, source, self.blend, sequence_length, number, seed) if number else None
             for source, number in zip(self.blend.sources, wanted, strict=True)
         ]
 

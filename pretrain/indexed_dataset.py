@@ -6,6 +6,7 @@ boundaries as sequence indices from 0 to S. The data file is the raw ids of all 
 """
 
 import os
+import shutil
 import struct
 from array import array
 from pathlib import Path
@@ -22,6 +23,7 @@ MAGIC: Final = b"MMIDIDX\x00\x00"
 VERSION: Final = 1
 _HEADER: Final = struct.Struct("<9sQBQQ")
 _LONGEST_SEQUENCE: Final = 2**31 - 1
+_COPY_BYTES: Final = 1 << 24
 
 # The dtype codes of the format; one truth for reader and writer.
 DTYPE_OF_CODE: Final[dict[int, np.dtype]] = {
@@ -105,6 +107,18 @@ class IndexedDatasetBuilder:
         """One document of one sequence."""
         self.add_sequence(tokens)
         self.end_document()
+
+    def add_index(self, prefix: str | Path) -> None:
+        """Append all documents of the data set at `prefix`, as they are.
+
+        Raises `PretrainDataError` where that one is broken or holds another dtype.
+        """
+        other = IndexedDataset(prefix, self._dtype)
+        before = len(self._lengths)
+        self._lengths.frombytes(other.sequence_lengths.astype(np.int32).tobytes())
+        self._boundaries.frombytes((other.document_boundaries[1:] + before).astype(np.int64).tobytes())
+        with data_path(prefix).open("rb") as data:
+            shutil.copyfileobj(data, self._data, _COPY_BYTES)
 
     def finalize(self) -> None:
         """Write the index and give both files their final names, the index last.

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.blend_file import BlendSource
+from pretrain.blend_file import Blend, BlendSource
 from pretrain.errors import PretrainDataError
 from pretrain.gpt_indices import EXTRA_TOKEN, build_gpt_indices, plan_epochs
 from pretrain.indexed_dataset import IndexedDataset, data_path, index_path
@@ -26,24 +26,17 @@ class SourceSamples:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        source: BlendSource,
-        dtype: str,
-        vocabulary_size: int,
-        sequence_length: int,
-        wanted: int,
-        seed: int,
+        self, folder: Path, source: BlendSource, blend: Blend, sequence_length: int, wanted: int, seed: int
     ) -> None:
-        self.name, self._vocabulary_size, self._sequence_length = source.name, vocabulary_size, sequence_length
+        self.name, self._vocabulary_size, self._sequence_length = source.name, blend.vocabulary_size, sequence_length
         self._prefixes = [folder / shard for shard in source.shards]
-        self._shards = [IndexedDataset(prefix, dtype) for prefix in self._prefixes]
+        self._shards = [IndexedDataset(prefix, blend.dtype) for prefix in self._prefixes]
         self._first_documents = np.cumsum([0] + [len(shard) for shard in self._shards])
         self._lengths = self._document_lengths()
         tokens = int(self._lengths.sum(dtype=np.int64))
         self._check_size(folder, source, tokens)
         for prefix in self._prefixes:
-            self._check_probes(prefix, np.dtype(dtype).newbyteorder("<"))
+            self._check_probes(prefix, np.dtype(blend.dtype).newbyteorder("<"))
         self._levels = self._document_levels()
         self.plan = plan_epochs(tokens, sequence_length, wanted)
         self._indices = build_gpt_indices(self._lengths, sequence_length, wanted, seed)

@@ -33,15 +33,7 @@ class Validation:
             )
         self._recipe, self._blend = recipe, blend
         self._sources = {
-            source.name: SourceSamples(
-                path.parent,
-                source,
-                blend.dtype,
-                blend.vocabulary_size,
-                recipe.seq_length,
-                recipe.eval_samples,
-                recipe.seed,
-            )
+            source.name: SourceSamples(path.parent, source, blend, recipe.seq_length, recipe.eval_samples, recipe.seed)
             for source in blend.sources
             if source.tokens
         }

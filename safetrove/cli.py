@@ -137,11 +137,17 @@ def score(
 
 
 @app.command(epilog="Example: `safetrove pretrain recipes/pretrain_demo.yaml --set data=runs/demo/tokens/blend.json`")
-def pretrain(recipe: Annotated[Path, typer.Argument(help="YAML file")], overrides: Set = []) -> None:  # noqa: B006
+def pretrain(
+    recipe: Annotated[Path, typer.Argument(help="YAML file")],
+    overrides: Set = [],  # noqa: B006
+    print_megatron: Annotated[
+        bool, typer.Option("--print-megatron", help="print Megatron-LM's commands for the same run, and train nothing")
+    ] = False,
+) -> None:
     """Train on a corpus's tokens. Resumes from the last checkpoint."""
-    from safetrove.pretraining import run_pretraining
+    from safetrove.pretraining import print_megatron_script, run_pretraining
 
-    raise typer.Exit(run_pretraining(recipe, overrides))
+    raise typer.Exit((print_megatron_script if print_megatron else run_pretraining)(recipe, overrides))
 
 
 @app.command(epilog="Example: `safetrove export runs/demo --kind refusal --output runs/demo-datasets`")

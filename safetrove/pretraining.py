@@ -4,15 +4,27 @@ from pathlib import Path
 
 from pretrain.errors import PretrainRecipeError
 from pretrain.loop import PretrainResult, run
+from pretrain.megatron_command import megatron_script
+from pretrain.recipe import load_recipe
 
 
 def run_pretraining(recipe: Path, overrides: list[str]) -> int:
     """Train by a recipe file with `key=value` overrides; 0 when the run has reached its last iteration."""
+    print(describe(run(recipe, _pairs(overrides), lambda line: print(line, flush=True))))
+    return 0
+
+
+def print_megatron_script(recipe: Path, overrides: list[str]) -> int:
+    """Print Megatron-LM's commands for the run of a recipe file with `key=value` overrides; 0."""
+    print(megatron_script(load_recipe(recipe, _pairs(overrides))))
+    return 0
+
+
+def _pairs(overrides: list[str]) -> dict[str, str]:
     pairs = [item.partition("=") for item in overrides]
     if wrong := [item for item, (_, equals, _) in zip(overrides, pairs, strict=True) if not equals]:
         raise PretrainRecipeError(f"--set {wrong[0]}: write it as key=value, for example --set model.layers=4")
-    print(describe(run(recipe, {key: value for key, _, value in pairs}, lambda line: print(line, flush=True))))
-    return 0
+    return {key: value for key, _, value in pairs}
 
 
 def describe(result: PretrainResult) -> str:

@@ -25,6 +25,7 @@ from pipeline.tokens.corpus_tokenizer import load_corpus_tokenizer, save_corpus_
 from rephrasers.verify import DraftKind
 
 BATCH_DOCUMENTS = 128
+UNKNOWN_LEVEL = 255  # in `.levels`: no classifier has scored this text
 
 
 def token_sources(recipe: Recipe) -> list[str]:
@@ -49,6 +50,8 @@ def token_prefix(run: RunFolder, source: str, shard: int) -> Path:
 
 class TokeniserStage(Stage):
     """The tokenizer that everything downstream reads the tag from."""
+
+    version = 2  # 2: corpus.json has the hash of tokenizer.json
 
     def __init__(self, recipe: Recipe, run: RunFolder):
         super().__init__("tokenizer", recipe, run, 1)
@@ -87,7 +90,9 @@ class SaveTokenizer(PipelineStep):
 
 
 class TokeniseStage(Stage):
-    """One source's shard as Megatron `.bin/.idx`: one sequence a document, the end token after each."""
+    """One source's shard as Megatron `.bin/.idx`: one sequence a document, the end token after each; levels beside it."""
+
+    version = 2  # 2: `.levels` beside the tokens
 
     def __init__(self, source: str, recipe: Recipe, run: RunFolder, shards: int):
         super().__init__(f"tokenise-{source}", recipe, run, shards)
@@ -134,6 +139,13 @@ class OnlySafe(PipelineStep):
                 yield document
 
 
+def document_level(document: Document) -> int:
+    """The rubric's score of the text that is trained on: of an original its final score, of a synthetic text its own."""
+    metadata = document.metadata
+    scores = (metadata.get("final", {}).get("score"), metadata.get("score_after"), metadata.get("score"))
+    return next((score for score in scores if score is not None), UNKNOWN_LEVEL)
+
+
 class WriteTokens(PipelineStep):
     """Encode, put the tag's ids in where the document has slots, append the end token, write.
 
@@ -152,15 +164,18 @@ class WriteTokens(PipelineStep):
         scratch = self.task.work_folder
         scratch.mkdir(parents=True, exist_ok=True)
         file = MegatronTokenizedFile(str(scratch), "shard", token_size=2 if numbers["dtype"] == "uint16" else 4)
+        levels = bytearray()
         documents = tokens = tags = 0
         for batch in batched(data, BATCH_DOCUMENTS):
             for document, ids, count in self._encode(tokenizer, batch, tag):
                 file.write([*ids, end])
+                levels.append(document_level(document))
                 documents, tokens, tags = documents + 1, tokens + len(ids) + 1, tags + count
                 self.task.keep()
                 yield document
         file.close()
-        for suffix in (".bin", ".idx"):
+        (scratch / "shard.levels").write_bytes(levels)
+        for suffix in (".bin", ".idx", ".levels"):
             final = self.prefix.with_suffix(suffix)
             (scratch / f"shard{suffix}").replace(self.task.output(final))
             self.task.output_rows(final, documents)
@@ -179,6 +194,8 @@ class WriteTokens(PipelineStep):
 
 class BlendStage(Stage):
     """`tokens/blend.json`: sources, their shards, tokens and weights, and the tokenizer's numbers."""
+
+    version = 2  # 2: the tokenizer's hash
 
     def __init__(self, recipe: Recipe, run: RunFolder, document_shards: int):
         super().__init__("blend", recipe, run, 1)

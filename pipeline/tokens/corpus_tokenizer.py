@@ -22,7 +22,7 @@ def tokenizer_revision(name: str) -> str:
 
 
 def save_corpus_tokenizer(name: str, end_of_document: str, folder: Path) -> dict[str, Any]:
-    """Write the tokenizer with the tag into `folder`; return its vocabulary size and the ids of tag and document end.
+    """Write the tokenizer with the tag into `folder`; return its hash, its vocabulary size and the ids of tag and document end.
 
     The tag is a new id behind the vocabulary (49,152 for SmolLM2). Raises RecipeError where the tokenizer has no such
     end token or is not a fast one, ModelError where it cannot be loaded.
@@ -47,6 +47,7 @@ def save_corpus_tokenizer(name: str, end_of_document: str, folder: Path) -> dict
     tokenizer.save_pretrained(folder)
     return {
         "tokenizer": "tokenizer",
+        "tokenizer_sha256": file_sha256(folder / "tokenizer.json"),
         "vocabulary_size": len(tokenizer),
         "tag_token": HARMFULNESS_TAG,
         "tag_token_id": tokenizer.convert_tokens_to_ids(HARMFULNESS_TAG),

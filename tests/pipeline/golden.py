@@ -108,4 +108,5 @@ def _score_values(folder: Path, note: Any) -> None:
         stage = TokeniseStage(source, recipe, run, 1)
         run_stage(stage)
         dataset = IndexedDataset(token_prefix(run, source, 0))
-        note(stage, value_sha256([dataset[n].tolist() for n in range(len(dataset))]))
+        levels = token_prefix(run, source, 0).with_suffix(".levels").read_bytes()
+        note(stage, value_sha256([[dataset[n].tolist() for n in range(len(dataset))], list(levels)]))
