@@ -176,8 +176,12 @@ class EmbeddingClassifier:
             "threads": self._encoder.threads,
             "precision": self._encoder.precision,
             "sha256": {"encoder": self._encoder.weights_sha256, "head": self._head_sha256},
-            "versions": {package: version(package) for package in ("torch", "transformers", "tokenizers", "numpy")},
+            "versions": {package: version(package) for package in self._libraries()},
         }
+
+    def _libraries(self) -> tuple[str, ...]:
+        compiled = () if self._encoder.precision == DEFAULT_PRECISION else ("openvino",)
+        return ("torch", "transformers", "tokenizers", "numpy", *compiled)
 
 
 def empty_score() -> Score:

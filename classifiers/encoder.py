@@ -60,18 +60,20 @@ class Encoder:
         precision: str = DEFAULT_PRECISION,
         adapter: Path | None = None,
     ) -> None:
-        """`encoder`: the embedded one, a local folder, or a Hub id; `precision`: of its linear layers, "float32",
-        "bfloat16" or "int8"; `adapter`: a file of low-rank updates, merged into the weights.
+        """`encoder`: the embedded one, a local folder, or a Hub id; `precision`: "float32" (torch) or "bfloat16"
+        (OpenVINO); `adapter`: a file of low-rank updates, merged into the weights.
 
-        Raises ModelError, ValueError for `threads` < 1.
+        Raises ModelError, DependencyError without OpenVINO, ValueError for `threads` < 1 or an unknown precision.
         """
         if threads < 1:
             raise ValueError(f"threads {threads}: expected at least 1")
         import torch
         from transformers import AutoModel, AutoTokenizer
 
-        from classifiers.reduced_precision import reduce_precision
+        from classifiers.reduced_precision import PRECISIONS, CompiledEncoder
 
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
         self.name, self.threads, self.precision = encoder, threads, precision
         embedded = encoder == EMBEDDED_ENCODER
         source = str(embedded_encoder_folder()) if embedded else encoder
@@ -86,7 +88,10 @@ class Encoder:
         if adapter is not None:
             merge_adapter(self._model, read_adapter(adapter, self.weights_sha256), adapter)
             self.weights_sha256 = adapted_sha256(self.weights_sha256, adapter)
-        reduce_precision(self._model, precision)
+        self._compiled: CompiledEncoder | None = None
+        if precision != DEFAULT_PRECISION:
+            with fixed_threads(threads):
+                self._compiled = CompiledEncoder(self._model, threads, self.windows("An example of a sentence.")[0])
 
     def embed(self, texts: list[str]) -> Embeddings:
         """Every chunk of every text. The tokens of a text are cut into windows of equal size; nothing is dropped up to
@@ -126,6 +131,8 @@ class Encoder:
         return self._windows.all(text)
 
     def _embed_chunk(self, chunk: list[int]) -> np.ndarray:
+        if self._compiled is not None:
+            return self._compiled.vector(chunk)
         import torch
 
         with torch.inference_mode():

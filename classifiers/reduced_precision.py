@@ -1,81 +1,72 @@
-"""Linear layers of an encoder in bfloat16 or int8 on CPU; everything between them stays float32."""
+"""Encoders compiled by OpenVINO for bfloat16 on CPU: products and attention; sums are kept in float32."""
 
-import warnings
+import sys
+from importlib.util import find_spec
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from classifiers.errors import ModelError
+from classifiers.errors import DependencyError, ModelError
 
-PRECISIONS = ("float32", "bfloat16", "int8")
-_INT8_STEPS = 255.0
+PRECISIONS = ("float32", "bfloat16")
 
 
-class BFloat16Linear(nn.Module):
-    """A linear layer whose product is taken in bfloat16; float32 in and out."""
+class _Pooled(nn.Module):
+    """The encoder with the mean over tokens and the division by the length: token ids [1, tokens] to [1, size]."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.weight_oi = linear.weight.detach().bfloat16()
-        self.bias_o = None if linear.bias is None else linear.bias.detach().bfloat16()
+        self.model = model
 
-    def forward(self, input_bti: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(input_bti.bfloat16(), self.weight_oi, self.bias_o).float()
+    def forward(self, ids_bt: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(self.model(input_ids=ids_bt).last_hidden_state.mean(1), dim=-1)
 
 
-class Int8Linear(nn.Module):
-    """A linear layer whose product is taken in int8: a scale for each output row of the weights, and a range for each
-    token, so that a token's quantisation does not depend on the others. Float32 in and out.
+class CompiledEncoder:
+    """A transformers encoder that OpenVINO compiled for this processor, in bfloat16. One window at a time."""
 
-    With x = low + (high - low) u and u in [0, 1] quantised to 0..255: W x + b = (high - low) (W u) + low (W 1) + b.
-    """
+    def __init__(self, model: nn.Module, threads: int, example: list[int]) -> None:
+        """`model`: takes `input_ids` [1, tokens]; `example`: ids of any window, with which it is traced; windows of every
+        other length work afterwards.
 
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        weight_oi = linear.weight.detach().float()
-        scale_o = (weight_oi.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-        int8_oi = torch.round(weight_oi / scale_o[:, None]).clamp(-127, 127).to(torch.int8)
-        zeros_o = torch.zeros(len(scale_o), dtype=torch.long)
-        with (
-            warnings.catch_warnings()
-        ):  # torch means to drop quantized tensors; what replaces them has no CPU kernel yet
-            warnings.simplefilter("ignore", UserWarning)
-            quantized_oi = torch._make_per_channel_quantized_tensor(int8_oi, scale_o.double(), zeros_o, 0)
-        self._packed = torch.ops.quantized.linear_prepack(quantized_oi, None)
-        self.row_sum_o = int8_oi.float().sum(1) * scale_o
-        self.bias_o = torch.zeros_like(scale_o) if linear.bias is None else linear.bias.detach().float()
+        Raises DependencyError without OpenVINO, ModelError on a processor without bfloat16, where OpenVINO would quietly
+        compute in float32 and a recipe's precision would not be what made the scores.
+        """
+        openvino = _import_openvino()
+        core = openvino.Core()
+        if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise ModelError(
+                "precision bfloat16 needs a processor with AVX-512 BF16; set score.embedding.precision to float32"
+            )
+        with torch.inference_mode():
+            graph = openvino.convert_model(
+                _Pooled(model).eval(),
+                example_input=torch.tensor([example]),
+                input=[openvino.PartialShape([1, -1])],
+            )
+        settings = {
+            "INFERENCE_PRECISION_HINT": "bf16",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # the workers of a machine would all be put on its first cores
+        }
+        self._request = core.compile_model(graph, "CPU", settings).create_infer_request()
 
-    def forward(self, input_bti: torch.Tensor) -> torch.Tensor:
-        low_bt1 = input_bti.amin(-1, keepdim=True)
-        range_bt1 = (input_bti.amax(-1, keepdim=True) - low_bt1).clamp_min(torch.finfo(torch.float32).tiny)
-        unit_bti = (input_bti - low_bt1) / range_bt1
-        product_bto = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            unit_bti, 1 / _INT8_STEPS, 0, self._packed
+    def vector(self, window: list[int]) -> np.ndarray:
+        """[size], float32, of length 1: the mean over the tokens of the window."""
+        found: np.ndarray = self._request.infer([np.array([window], dtype=np.int64)])[0][0]
+        return found.copy()  # the request owns what it returns
+
+
+def _import_openvino() -> Any:
+    """OpenVINO without its telemetry, which reports every import to its maker unless the user has opted out."""
+    if find_spec("openvino") is None:
+        raise DependencyError(
+            "score.embedding.precision bfloat16 needs OpenVINO: pip install openvino; or set it to float32"
         )
-        return torch.addcmul(torch.addcmul(self.bias_o, low_bt1, self.row_sum_o), product_bto, range_bt1)
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None makes its import fail: a stub is taken
+    import openvino
 
-
-def reduce_precision(model: nn.Module, precision: str) -> None:
-    """Replace every linear layer of the model, in place. `precision`: "float32" (nothing), "bfloat16" or "int8".
-
-    Raises ValueError for another precision, ModelError for int8 on a processor that lacks the instructions for it.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
-    if precision == "float32":
-        return
-    if precision == "int8" and not torch.cpu._is_vnni_supported():
-        raise ModelError(
-            "precision int8 needs a processor with AVX-512 VNNI (without it sums saturate); "
-            "set score.embedding.precision to float32 or bfloat16"
-        )
-    replacement = BFloat16Linear if precision == "bfloat16" else Int8Linear
-    engine = torch.backends.quantized.engine
-    try:
-        torch.backends.quantized.engine = "fbgemm" if precision == "int8" else engine
-        for parent in list(model.modules()):
-            for name, child in parent.named_children():
-                if type(child) is nn.Linear:
-                    setattr(parent, name, replacement(child))
-    finally:
-        torch.backends.quantized.engine = engine
+    return openvino
