@@ -77,8 +77,9 @@ class Embedding(_Section):
         description="only with head: model; the commit at which you have read the model's own code and let it run",
     )
     threads: int = Field(1, ge=1, description="torch threads of a worker; fixed, because it decides the last bits")
-    precision: Literal["float32", "bfloat16", "int8"] = Field(
-        "float32", description="of the encoder's matrix products; docs/performance.md says what each costs and changes"
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of the encoder; bfloat16 runs through OpenVINO; docs/performance.md says what each costs and changes",
     )
     keep_embeddings: bool = Field(
         False, description="keep the chunk vectors (fp16), so that another head scores the corpus without the encoder"
