@@ -9,9 +9,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +34,7 @@ from classifiers.training.finetuning import Finetuning
 from classifiers.training.head_training import fit_never_train
 from classifiers.training.labels import LabelledText
 from classifiers.training.thresholds import Goal, set_thresholds
+from classifiers.training.worker_pool import worker_pool
 
 PARTS, HELD_PARTS = 6, 2  # of the labelled texts; no seed trains on the last two, and the thresholds are set on them
 
@@ -109,7 +108,7 @@ def _fine_tune_seeds(
     digest = hashlib.sha256(
         json.dumps([repr(plan.finetuning), plan.encoder, plan.unsafe_weight, repr(rows)]).encode()
     ).hexdigest()[:16]
-    with ProcessPoolExecutor(plan.processes, mp_context=get_context("spawn")) as pool:
+    with worker_pool(plan.processes) as pool:
         futures = []
         for seed in plan.seeds:
             target = folder / f"{digest}-{seed}.safetensors"
