@@ -10,27 +10,38 @@ from classifiers.decision import DECISION_FILE
 from classifiers.embedding import EmbeddingClassifier, read_head_facts
 from classifiers.errors import DataError
 from classifiers.fasttext_classifier import FastTextClassifier
+from classifiers.training.fasttext_training import CATEGORY_SETTINGS, LEVEL_SETTINGS
 from classifiers.training.finetuning import Finetuning
 from classifiers.training.labels import LabelledText
 from classifiers.training.thresholds import Goal, set_thresholds
-from classifiers.training.train import Plan, is_held_out, train_all
+from classifiers.training.train import Plan, is_held_out, seed_file, train_all
 
 # Quantisation needs 256 known words: neutral ones that every class holds alike (no digits, which are masked).
 FILLER = [f"w{first}{second}" for first in "abcdefghijklmnopqrst" for second in "abcdefghijklmn"]
-TEXTS = {0: "bread butter jam and a nice walk in the garden", 4: "they sell stolen cars and forged papers"}
-ROWS = [  # every fifth label is wrong, so that thresholds have something to weigh
-    LabelledText(
-        f"{TEXTS[wording]} {FILLER[number]} {FILLER[-number]} {' '.join(FILLER[number % 14 :: 14])}",
-        score,
-        "non_violent_crimes" if score else "none",
-        "made up",
-    )
-    for number in range(110)
-    for wording in TEXTS
-    for score in (wording if number % 5 else 4 - wording,)
+SAFE, UNSAFE, EITHER = "bread and butter in the garden", "they sell stolen cars", "a shop is open on Sunday"
+
+
+def made_up(number: int, wording: str, unsafe: bool) -> LabelledText:
+    words = f"{wording} {FILLER[number]} {' '.join(FILLER[number % 14 :: 14])}"
+    return LabelledText(words, 4 if unsafe else 0, "non_violent_crimes" if unsafe else "none", "made up")
+
+
+ROWS = [  # two in five of a third wording are unsafe: worth finding, but not at even odds
+    *(made_up(number, wording, wording == UNSAFE) for number in range(90) for wording in (SAFE, UNSAFE)),
+    *(made_up(number, EITHER, number % 5 < 2) for number in range(60)),
 ]
 EXTRA = [LabelledText(f"a quiet day {' '.join(FILLER[::20])}", 0, "none", "made up")]
 PLAN = Plan(seeds=(0, 1), finetuning=Finetuning(layers=1, rank=2, epochs=1, longest=16))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_fasttext():
+    """Fewer rows to quantise and fewer rounds: a minute less."""
+    with pytest.MonkeyPatch.context() as patch:
+        for settings in (LEVEL_SETTINGS, CATEGORY_SETTINGS):
+            patch.setitem(settings, "epoch", 8)
+        patch.setitem(LEVEL_SETTINGS, "bucket", 500)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -59,28 +70,37 @@ def test_thresholds_are_those_of_the_stored_average_on_texts_that_no_seed_saw(tr
 
 def test_what_was_trained_scores(trained):
     folder, _, _ = trained
-    texts = ["bread butter jam and a nice walk", "they sell stolen cars and forged papers"]
     embedding = EmbeddingClassifier.load(head=folder / "embedding" / "minilm_head.safetensors")
     for classifier in (embedding, FastTextClassifier.load(folder / "fasttext", alone=True)):
-        safe, unsafe = classifier.score(texts)
+        safe, unsafe = classifier.score([SAFE, UNSAFE])
         assert safe.score == 0 < unsafe.score
 
 
-def test_finished_seeds_stay_unless_a_row_that_they_saw_changes(trained):
-    folder, _, _ = trained
+def test_finished_seeds_are_not_trained_again(trained):
+    folder, decisions, _ = trained
 
     def seeds() -> dict[str, int]:
         return {file.name: file.stat().st_mtime_ns for file in (folder / "seeds").glob("*.safetensors")}
 
     before = seeds()
     assert len(before) == 2
-    one = replace(PLAN, seeds=(0,), processes=1)
-    held = next(index for index, row in enumerate(ROWS) if row.score == 4 and is_held_out(row.text))
-    kept = next(index for index, row in enumerate(ROWS) if row.score == 4 and not is_held_out(row.text))
-    for changed, new in ((held, 0), (kept, 1)):
-        rows = [replace(row, score=5) if index == changed else row for index, row in enumerate(ROWS)]
-        train_all(rows, EXTRA, folder, one, lambda text: None)
-        assert seeds().items() >= before.items() and len(seeds()) == len(before) + new
+    # the labels of held-out rows matter for the thresholds alone
+    rows = [replace(row, score=5) if row.score and is_held_out(row.text) else row for row in ROWS]
+    assert train_all(rows, EXTRA, folder, PLAN, lambda text: None) != decisions
+    assert seeds() == before
+
+
+def test_a_seeds_file_is_named_by_its_rows_and_settings(tmp_path):
+    plain = seed_file(tmp_path, ROWS, PLAN, 0)
+    assert plain == seed_file(tmp_path, list(ROWS), replace(PLAN, processes=2, seeds=(7,)), 0)
+    relabelled = [replace(ROWS[0], score=5), *ROWS[1:]]
+    others = [
+        seed_file(tmp_path, ROWS, PLAN, 1),
+        seed_file(tmp_path, relabelled, PLAN, 0),
+        seed_file(tmp_path, ROWS, replace(PLAN, unsafe_weight=2.0), 0),
+        seed_file(tmp_path, ROWS, replace(PLAN, finetuning=Finetuning()), 0),
+    ]
+    assert len({plain, *others}) == 5
 
 
 def test_rows_of_which_none_can_be_held_out_are_refused(tmp_path):
