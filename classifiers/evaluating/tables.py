@@ -53,7 +53,8 @@ def evaluation_tables(report: Mapping[str, Any]) -> str:
     ]
     text = "\n\n".join(f"## {title}\n\n{table}" for title, table in sections if table)
     skipped = [f"Not asked: {name}: {reason}" for name, reason in report.get("skipped", {}).items()]
-    return "\n".join([text, *([""] if skipped else []), *skipped])
+    lines = [*report.get("notes", []), *skipped]
+    return "\n".join([text, *([""] if lines else []), *lines])
 
 
 def shares_table(shares: Mapping[str, Mapping[str, Any]]) -> str:
