@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from classifiers.errors import ModelError
+from classifiers.weights_file import facts_of
 
 SHIPPED_ADAPTER = Path(__file__).parent / "weights" / "embedding" / "minilm_adapter.safetensors"
 DOWN, UP, DENSE = "down", "up", "update"
@@ -32,13 +33,13 @@ def read_adapter(path: Path, encoder_sha256: str) -> dict[str, np.ndarray]:
         raise ModelError(f"{path}: no such adapter; restore it, or train one with `safetrove classifier train`")
     try:
         with safe_open(str(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
+            facts = facts_of(file, path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ModelError(f"{path}: not a safetensors file ({error}); restore it or train it again") from error
-    if metadata.get("encoder_sha256") != encoder_sha256:
+    if facts.get("encoder_sha256") != encoder_sha256:
         raise ModelError(
-            f"{path}: made for the encoder {metadata.get('encoder')!r}, not for the one loaded; train an adapter for it"
+            f"{path}: made for the encoder {facts.get('encoder')!r}, not for the one loaded; train an adapter for it"
         )
     updates = {}
     for module in sorted({name.rpartition(".")[0] for name in tensors}):

@@ -117,7 +117,8 @@ class CascadeClassifier:
     def __init__(
         self, fasttext: FastTextClassifier, gated: GatedEmbedding, judge: Judge | None = None, judge_band: float = 0.0
     ) -> None:
-        """`judge` is asked about documents whose embedding score leaves score >= 1 or >= 3 within `judge_band` of even."""
+        """`judge` is asked about documents whose embedding score leaves score >= 1 or >= 3 within `judge_band` of the
+        threshold that decides it."""
         self._fasttext, self._gated, self._judge, self._band = fasttext, gated, judge, judge_band
 
     @classmethod
@@ -149,7 +150,8 @@ class CascadeClassifier:
         answers: list[Score | None] = [None] * len(texts)
         if self._judge is None:
             return answers
-        asked = [index for index, score in enumerate(embedded) if judge_is_asked(score, self._band)]
+        decision = self._gated.embedding.heads.decision
+        asked = [index for index, score in enumerate(embedded) if judge_is_asked(score, decision, self._band)]
         if asked:
             for index, score in zip(asked, self._judge([texts[index] for index in asked]), strict=True):
                 answers[index] = score

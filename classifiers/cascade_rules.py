@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from classifiers.decision import Decision, MostProbable
 from classifiers.never_train import LEAST_PROBABILITY
 from classifiers.rubric import NEVER_TRAIN_CATEGORIES
 from classifiers.score import Score
@@ -89,17 +90,29 @@ def asks_whole(first: Score | None) -> bool:
     return first is not None and first.category in NEVER_TRAIN_CATEGORIES
 
 
-def near_boundary(probabilities: Sequence[float], band: float) -> bool:
-    """Whether a decision is open: the probability of score >= 1, or of score >= 3, is within `band` of one half.
+def distance_to_threshold(probability: float, threshold: float) -> float:
+    """How far a decision is from turning over, 0 to 0.5: the way from the probability to the threshold, in halves of the
+    way from the end of [0, 1] on its side. With a threshold of 0.5 this is |probability - 0.5|.
 
-    `probabilities` of levels 0-5; `band` in [0, 0.5]: 0 asks the judge about none, 0.5 about every document.
+    So a low threshold, which prefers recall, does not make every safe document an open case. Threshold in (0, 1].
+    """
+    if probability < threshold:
+        return 0.5 * (threshold - probability) / threshold
+    return 0.5 * (probability - threshold) / (1.0 - threshold) if threshold < 1.0 else 0.0
+
+
+def near_boundary(probabilities: Sequence[float], decision: Decision | MostProbable, band: float) -> bool:
+    """Whether a decision is open: the probability of score >= 1, or of score >= 3, is within `band` of its threshold.
+
+    `probabilities` of levels 0-5, from which `decision` makes the level; `band` in [0, 0.5], on the scale of
+    `distance_to_threshold`: 0 asks the judge about none, 0.5 about every document.
     """
     if not 0.0 <= band <= 0.5:
         raise ValueError(f"band {band}: expected 0 to 0.5")
-    reached = (sum(probabilities[boundary:]) for boundary in BOUNDARIES)
-    return band > 0.0 and any(abs(share - 0.5) <= band for share in reached)
+    reached = ((sum(probabilities[boundary:]), decision.thresholds[boundary - 1]) for boundary in BOUNDARIES)
+    return band > 0.0 and any(distance_to_threshold(*pair) <= band for pair in reached)
 
 
-def judge_is_asked(embedding: Score | None, band: float) -> bool:
+def judge_is_asked(embedding: Score | None, decision: Decision | MostProbable, band: float) -> bool:
     """Whether the judge is asked about a document: the encoder was, and leaves a decision open."""
-    return embedding is not None and near_boundary(embedding.probabilities, band)
+    return embedding is not None and near_boundary(embedding.probabilities, decision, band)

@@ -39,7 +39,12 @@ class Decision:
 
 @dataclass(frozen=True)
 class MostProbable:
-    """The paper's rule: the most probable level, not the mean; of equal ones the highest, since recall is preferred."""
+    """The paper's rule: the most probable level, not the mean; of equal ones the highest, since recall is preferred.
+
+    `thresholds` (as of a `Decision`) only say where it is least sure: near even odds.
+    """
+
+    thresholds: tuple[float, ...] = (0.5,) * (len(LEVELS) - 1)
 
     def levels(self, probabilities: np.ndarray) -> np.ndarray:
         """[rows, 6] to [rows], int."""

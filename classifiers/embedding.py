@@ -1,7 +1,6 @@
 """Linear heads on a text encoder: level, category, and one output for each never-train category."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +13,7 @@ from classifiers.encoder import DEFAULT_PRECISION, EMBEDDED_ENCODER, Embeddings,
 from classifiers.errors import ModelError
 from classifiers.rubric import LEVELS, NEVER_TRAIN_CATEGORIES, UNSAFE_CATEGORY_NAMES
 from classifiers.score import STORED_DECIMALS, Score, score_from_chunks
+from classifiers.weights_file import facts_of
 
 SHIPPED_HEAD = Path(__file__).parent / "weights" / "embedding" / "minilm_head.safetensors"
 HEAD_ROWS = {"level": len(LEVELS), "category": len(UNSAFE_CATEGORY_NAMES), "never_train": len(NEVER_TRAIN_CATEGORIES)}
@@ -38,13 +38,13 @@ def read_head(path: Path, encoder_sha256: str, size: int) -> dict[str, np.ndarra
         raise ModelError(f"{path}: no such head; train one with `python -m classifiers.training.train`")
     try:
         with safe_open(str(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
+            facts = facts_of(file, path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ModelError(f"{path}: not a safetensors file ({error}); restore it or train it again") from error
-    if metadata.get("encoder_sha256") != encoder_sha256:
+    if facts.get("encoder_sha256") != encoder_sha256:
         raise ModelError(
-            f"{path}: trained on the encoder {metadata.get('encoder')!r}, not on the one loaded; train a head for it"
+            f"{path}: trained on the encoder {facts.get('encoder')!r}, not on the one loaded; train a head for it"
         )
     expected: dict[str, tuple[int, ...]] = {f"{name}.weight": (rows, size) for name, rows in HEAD_ROWS.items()}
     expected |= {f"{name}.bias": (rows,) for name, rows in HEAD_ROWS.items()}
@@ -73,11 +73,11 @@ def read_head_facts(path: Path) -> HeadFacts:
         raise ModelError(f"{path}: no such head; give the file in the recipe, or train one")
     try:
         with safe_open(str(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
+            facts = facts_of(file, path)
             size = int(file.get_slice("level.weight").get_shape()[1])
-        adapter = path.parent / metadata["adapter"] if "adapter" in metadata else None
-        decision = Decision(tuple(json.loads(metadata["thresholds"]))) if "thresholds" in metadata else MostProbable()
-        return HeadFacts(str(metadata["encoder_sha256"]), size, adapter, decision)
+        adapter = path.parent / facts["adapter"] if "adapter" in facts else None
+        decision = Decision(tuple(facts["thresholds"])) if "thresholds" in facts else MostProbable()
+        return HeadFacts(str(facts["encoder_sha256"]), size, adapter, decision)
     except SafetensorError as error:
         raise ModelError(f"{path}: not a safetensors file ({error}); restore it or train it again") from error
     except (KeyError, ValueError, TypeError) as error:

@@ -1,9 +1,9 @@
-"""The LLM judge asked outside a run: settings in, one judgement a text out, through the same client as the stages."""
+"""What an LLM judge is asked, how, and how its answers are read: the same inside a run and outside of one."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datatrove.data import Document
 
@@ -17,9 +17,13 @@ from classifiers.judge import (
     judge_sha256,
     read_answer,
 )
+from classifiers.judge_health import GoldenReport, golden_report, golden_texts
 from rephrasers.prompt_files import neutralise
 from rephrasers.servers import ServerSettings, choose_server
 from rephrasers.servers.constrained import choice_fields, json_fields, logprob_fields, score_question_fields
+
+if TYPE_CHECKING:
+    from rephrasers.ask import AskLLM
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,25 @@ class JudgeRequests:
             return choice_fields(LEVEL_DIGITS) if self.constrained else logprob_fields()
         return json_fields("judgement", answer_schema()) if self.constrained else {}
 
+    def step(
+        self,
+        work_folder: Path,
+        on_answer: Callable[[int], None] | None = None,
+        asks_about: Callable[[Document], bool] = lambda _: True,
+    ) -> "AskLLM":
+        """The step that asks about documents (those that `asks_about` says); `read_answer` reads what it leaves on them.
+
+        Answers are durable under `work_folder`; `on_answer` is told how many there are. Raises as `AskLLM` does.
+        """
+        from rephrasers.ask import AskLLM
+
+        def messages(document: Document) -> list[dict[str, str]] | None:
+            if not asks_about(document):
+                return None
+            return judge_messages(neutralise(document.text), self.maximum_characters, self.mode)
+
+        return AskLLM(messages, self.settings(), work_folder, [judge_sha256(self.mode)], on_answer, self.fields())
+
 
 def ask_judge(
     texts: Iterable[tuple[str, str]],
@@ -72,18 +95,19 @@ def ask_judge(
 
     Uses the server that an enclosing `serving` block keeps open, else starts one. Raises as `AskLLM` does.
     """
-    from rephrasers.ask import AskLLM
-
-    def messages(document: Document) -> list[dict[str, str]]:
-        return judge_messages(neutralise(document.text), requests.maximum_characters, requests.mode)
-
-    hashes = [judge_sha256(requests.mode)]
-    step = AskLLM(messages, requests.settings(), work_folder, hashes, on_answer, requests.fields())
     documents = (Document(text=text, id=identifier) for identifier, text in texts)
-    return [_asked(document) for document in step.run(documents)]
+    return [asked_text(document) for document in requests.step(work_folder, on_answer).run(documents)]
 
 
-def _asked(document: Document) -> AskedText:
+def asked_text(document: Document) -> AskedText:
+    """What `JudgeRequests.step` left on a document, read."""
     answer, error = document.metadata.get("answer"), document.metadata.get("answer_error")
     retries = answer["retries"] if answer else document.metadata.get("answer_retries", 0)
     return AskedText(document.id, read_answer(answer), retries, error)
+
+
+def ask_golden(requests: JudgeRequests, work_folder: Path) -> GoldenReport:
+    """The golden set, asked as documents are, and what it says of the judge."""
+    texts = golden_texts()
+    asked = ask_judge(((text.id, text.text) for text in texts), requests, work_folder)
+    return golden_report(texts, [one.judgement for one in asked], [one.retries for one in asked])

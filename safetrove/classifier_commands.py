@@ -49,6 +49,9 @@ def evaluate(
         typer.Option(help="share of texts at 3 or above that precision is corrected to (labelled web pages: 0.02)"),
     ] = 0.02,
     output: Annotated[Path | None, typer.Option(help="folder for the tables, JSON and figures")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="folder that `calibrate` wrote for the (first) weights: measure the cascade too")
+    ] = None,
     unlabelled: Annotated[
         bool, typer.Option("--unlabelled", help="the rows have only text: print the shares that are scored unsafe")
     ] = False,
@@ -63,21 +66,22 @@ def evaluate(
     """Measure the classifiers and simple baselines on labelled texts: macro F1, recall and precision at 1 and 3, with 95 %
     intervals; on web pages alone, by source and by category; confusion matrices and what recall costs."""
     from classifiers.evaluating.report import EvaluationSettings
-    from safetrove.evaluating import evaluate_labels, show_shares
+    from safetrove.evaluating import Asked, evaluate_labels, show_shares
     from safetrove.judging import judge_requests
 
     if unlabelled:
-        if output is not None or judge or train_labels is not None or len(weights or []) > 1:
+        if output is not None or judge or calibration or train_labels is not None or len(weights or []) > 1:
             raise RecipeError(
-                "--unlabelled prints shares only: leave out --output, --judge, --train-labels, more --weights"
+                "--unlabelled prints shares only: leave out --output, --judge, --calibration, --train-labels, more --weights"
             )
         show_shares(labels, weights[0] if weights else None, threads)
         return
     if not judge and (base_url is not None or model is not None):
         raise RecipeError("--base-url and --model are the judge's: add --judge")
-    asked = judge_requests(base_url, model, "digit", constrained, api_key_variable, concurrency) if judge else None
+    requests = judge_requests(base_url, model, "digit", constrained, api_key_variable, concurrency) if judge else None
     settings = EvaluationSettings(bootstrap, seed, {1: prevalence_1, 3: prevalence_3})
-    evaluate_labels(labels, weights or [], train_labels, settings, threads, output, asked)
+    asked = Asked(weights or [], calibration, requests, threads)
+    evaluate_labels(labels, train_labels, settings, asked, output)
 
 
 @classifier_app.command(

@@ -6,19 +6,24 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from classifiers.cascade import STAGES, CascadeScore
 from classifiers.errors import RecipeError
 from classifiers.evaluating.figures import draw_confusions, draw_curves
 from classifiers.evaluating.members import (
     ENSEMBLE,
+    UNSCORED_LEVEL,
     Member,
     baselines,
     check_weights,
     classifier_members,
     classifier_scores,
     ensemble_member,
+    load_cascade,
+    member_from_scores,
 )
 from classifiers.evaluating.report import EvaluationSettings, evaluation_report
 from classifiers.evaluating.tables import evaluation_tables, shares_table
@@ -29,44 +34,56 @@ from rephrasers.judge_requests import JudgeRequests
 JUDGE, ENSEMBLE_WITH_JUDGE = "LLM judge", "ensemble + judge"
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Who is measured beside the baselines. `weights`: folders of the training (none: the shipped ones), of which the first
+    is measured in full and all of them for the spread; `calibration`: a cascade's folder, for the first weights."""
+
+    weights: Sequence[Path] = ()
+    calibration: Path | None = None
+    judge: JudgeRequests | None = None
+    threads: int = 1
+
+
 def evaluate_labels(
-    labels: Path,
-    weights: Sequence[Path],
-    train_labels: Path | None,
-    settings: EvaluationSettings,
-    threads: int,
-    output: Path | None,
-    judge: JudgeRequests | None,
+    labels: Path, train_labels: Path | None, settings: EvaluationSettings, asked: Asked, output: Path | None
 ) -> None:
     """Prints the tables; with `output` also writes evaluation.md, evaluation.json, confusion.png and recall.png there.
 
-    Of several folders of `weights` (training seeds) the first is measured in full, and all of them for the spread.
-    Raises RecipeError for a prevalence that is no share, DataError, ModelError.
+    Raises RecipeError for a prevalence that is no share, DataError, ModelError, IdentityError.
     """
     for level, share in settings.prevalence.items():
         if not 0.0 < share < 1.0:
             raise RecipeError(f"--prevalence-{level} {share}: a share between 0 and 1, without the ends")
-    folders: list[Path | None] = [*weights] or [None]
+    folders: list[Path | None] = [*asked.weights] or [None]
     for folder in folders:
         check_weights(folder)  # a wrong name is said before anything is computed
     rows = read_labels(labels)
     training = None if train_labels is None else read_labels(train_labels)
     texts = [row.text for row in rows]
+    cascade = load_cascade(asked.calibration, folders[0], asked.threads) if asked.calibration else None
     plain, skipped = baselines(rows, training)
     found: list[list[Member]] = []
+    notes: list[str] = []
     for folder in folders:
-        columns: dict[str, Sequence[Score | None]] = dict(classifier_scores(texts, folder, threads))
+        columns: dict[str, Sequence[Score | None]] = dict(classifier_scores(texts, folder, asked.threads))
         members = classifier_members(texts, columns, {ENSEMBLE: list(columns)})
-        if judge is not None and not found:
-            judged = _judged(rows, judge)
-            members.insert(-1, classifier_members(texts, {JUDGE: judged}, {})[0])
+        if cascade is not None and not found:
+            gated = cascade.score(texts)
+            members.insert(-1, member_from_scores(cascade.name, texts, gated))
+            notes.append(_reach_note(gated))
+        if asked.judge is not None and not found:
+            judged = _judged(rows, asked.judge)
+            members.insert(-1, member_from_scores(JUDGE, texts, judged))
             members.append(ensemble_member(ENSEMBLE_WITH_JUDGE, texts, {**columns, JUDGE: judged}))
+            notes.append(_judge_note(judged))
         found.append(members)
     report: dict[str, Any] = {
         "labels": {"file": labels.name, "sha256": hashlib.sha256(labels.read_bytes()).hexdigest()},
         "also_in_training": _shared(rows, training or []),
         **evaluation_report(rows, [*plain, *found[0]], settings),
         "skipped": skipped,
+        "notes": notes,
     }
     if len(found) > 1:
         report["spread"] = _spread(rows, found, settings)
@@ -76,6 +93,16 @@ def evaluate_labels(
         print(f"warning: {report['also_in_training']} of the texts are also in {train_labels}", file=sys.stderr)
     if output is not None:
         _write(output, report, tables)
+
+
+def _reach_note(scores: Sequence[CascadeScore]) -> str:
+    reached = sum(score.stage_reached != STAGES[0] for score in scores)
+    return f"cascade: {reached} of {len(scores)} texts reached the encoder ({reached / len(scores):.1%})"
+
+
+def _judge_note(scores: Sequence[Score | None]) -> str:
+    missing = sum(score is None for score in scores)
+    return f"{JUDGE}: {missing} of {len(scores)} texts got no valid answer and count as {UNSCORED_LEVEL}"
 
 
 def show_shares(file: Path, weights: Path | None, threads: int) -> None:

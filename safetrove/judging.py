@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from classifiers.errors import ModelError, RecipeError
 from classifiers.judge import JudgeMode
-from classifiers.judge_health import HealthBounds, breaches, golden_report, golden_texts
+from classifiers.judge_health import HealthBounds, breaches
 from pipeline.recipe import JudgeHealth, JudgeServer
-from rephrasers.judge_requests import JudgeRequests, ask_judge
+from rephrasers.judge_requests import JudgeRequests, ask_golden
 
 _SECONDS_BETWEEN_LINES = 10.0
 MAX_CONTEXT = 4096
@@ -42,9 +42,7 @@ def judge_requests(
 
 def golden_breaches(requests: JudgeRequests, work_folder: Path) -> list[str]:
     """Asks the golden set; a line for each bound (the recipes' defaults) that the answers break."""
-    texts = golden_texts()
-    asked = ask_judge(((text.id, text.text) for text in texts), requests, work_folder)
-    report = golden_report(texts, [one.judgement for one in asked], [one.retries for one in asked])
+    report = ask_golden(requests, work_folder)
     return breaches(report.counts, report, HealthBounds(**JudgeHealth().model_dump()))
 
 

@@ -8,7 +8,8 @@ from typing import IO, Any
 
 from classifiers.errors import DataError
 
-WINDOW = 256
+WINDOW = 256  # lines scored at once,
+MOST_CHARACTERS_IN_WINDOW = 4_000_000  # or fewer long ones: this bounds the memory
 
 
 def score_lines(files: list[Path], out: IO[str]) -> int:
@@ -22,8 +23,7 @@ def score_lines(files: list[Path], out: IO[str]) -> int:
 
     members: dict[str, Any] = {"fasttext": FastTextClassifier.load(), "embedding": EmbeddingClassifier.load()}
     bad = False
-    rows = _rows(files)
-    while window := [row for _, row in zip(range(WINDOW), rows, strict=False)]:
+    for window in _windows(_rows(files)):
         good = [row for row in window if "error" not in row]
         columns = {name: classifier.score([row["text"] for row in good]) for name, classifier in members.items()}
         scored = iter(range(len(good)))
@@ -47,6 +47,19 @@ def score_lines(files: list[Path], out: IO[str]) -> int:
     return int(bad)
 
 
+def _windows(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    window: list[dict[str, Any]] = []
+    characters = 0
+    for row in rows:
+        window.append(row)
+        characters += len(row.get("text", ""))
+        if len(window) == WINDOW or characters > MOST_CHARACTERS_IN_WINDOW:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window
+
+
 def _rows(files: list[Path]) -> Iterator[dict[str, Any]]:
     for path in files:
         if not path.is_file():
@@ -58,7 +71,7 @@ def _rows(files: list[Path]) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield {"error": f"line {number}: not JSON: {error}"}
                 continue
             if not isinstance(row, dict) or not isinstance(row.get("text"), str):

@@ -1,15 +1,20 @@
 """`safetrove classifier evaluate` and `annotate` as a user meets them, on small files of our own sentences."""
 
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
+from classifiers.decision import DECISION_FILE
+from classifiers.embedding import SHIPPED_HEAD, EmbeddingClassifier
 from classifiers.errors import DataError, IdentityError, ModelError, RecipeError
+from classifiers.fasttext_classifier import SHIPPED_WEIGHTS
 from classifiers.judge_health import golden_texts
 from classifiers.training.labels import read_labels
 from safetrove.cli import app
-from tests.pipeline.judge_stub import judging
+from tests.classifiers.small_cascade import build_small_cascade
+from tests.pipeline.judge_stub import digit, judging
 
 LABELLED = [
     ("web_page", 0, "none", "The library opens at nine and closes at five."),
@@ -60,6 +65,47 @@ def test_evaluate_prints_tables_and_writes_json_and_figures(labels, tmp_path):
     assert ensemble["recall_1"]["value"] >= max(member["recall_1"]["value"] for member in members)
     assert (folder / "evaluation.md").read_text().strip() == result.stdout.strip()
     assert all(text not in (folder / "evaluation.json").read_text() for *_, text in LABELLED)
+
+
+def test_evaluate_measures_a_cascade_and_a_judge_on_the_same_rows(labels, tmp_path):
+    build_small_cascade(tmp_path / "gates", EmbeddingClassifier.load())
+    levels = {text: score for _, score, _, text in LABELLED}
+    unanswerable = LABELLED[5][3]
+
+    def answer(document, _):
+        return 200, digit(0, text="Hard to say.") if document == unanswerable else digit(levels[document])
+
+    with judging(answer) as (url, server):
+        judge = ("--judge", "--base-url", f"{url}/v1", "--model", "stub")
+        folder = tmp_path / "out"
+        cascade = ("--calibration", tmp_path / "gates")
+        result = run("evaluate", labels, *judge, *cascade, "--bootstrap", 100, "--output", folder)
+    assert result.exit_code == 0, result.output
+    assert len(server.requests) == len(LABELLED), "each text once"
+    assert server.requests[0]["structured_outputs"] == {"choice": ["0", "1", "2", "3", "4", "5"]}
+    report = json.loads((folder / "evaluation.json").read_text())
+    names = list(report["all"])
+    assert names[-6:] == ["fastText", "embedding", "cascade", "LLM judge", "ensemble", "ensemble + judge"]
+    matrix = report["confusion"]["LLM judge"]
+    assert [matrix[level][level] for level in range(5)] == [2, 1, 1, 1, 1] and matrix[0][5] == 1
+    cascade_1, ensemble_1 = (report["all"][name]["recall_1"]["value"] for name in ("cascade", "ensemble"))
+    assert cascade_1 <= ensemble_1
+    assert report["main"] == "ensemble + judge" and report["all"]["ensemble + judge"]["recall_1"]["value"] == 1.0
+    assert "LLM judge: 1 of 7 texts got no valid answer and count as 5" in result.stdout
+    reached = next(line for line in result.stdout.splitlines() if line.startswith("cascade: "))
+    assert "of 7 texts reached the encoder" in reached
+    assert (folder / "confusion.png").stat().st_size > 10_000
+
+
+def test_evaluate_refuses_a_cascade_of_other_weights(labels, tmp_path):
+    build_small_cascade(tmp_path / "gates", EmbeddingClassifier.load())
+    weights = tmp_path / "weights"
+    for kind, shipped in (("fasttext", SHIPPED_WEIGHTS), ("embedding", SHIPPED_HEAD.parent)):
+        shutil.copytree(shipped, weights / kind)
+    thresholds = weights / "fasttext" / DECISION_FILE
+    thresholds.write_text(thresholds.read_text() + "\n")
+    result = run("evaluate", labels, "--weights", weights, "--calibration", tmp_path / "gates")
+    assert isinstance(result.exception, IdentityError) and "other weights of fasttext" in str(result.exception)
 
 
 def test_evaluate_without_labels_prints_shares(labels):

@@ -28,6 +28,7 @@ COMMANDS = {
         "--prevalence-1",
         "--prevalence-3",
         "--output",
+        "--calibration",
         "--judge",
     },
     "classifier annotate": {"--output", "--n", "--uncertain-share", "--rounds", "--seed", "--base-url", "--model"},

@@ -10,8 +10,8 @@ import numpy as np
 from classifiers.rubric import LEVELS
 
 _INK, _MUTED, _GRID = "#1f2430", "#667085", "#e4e7ec"
-_COLOURS = ("#98a2b3", "#b7791f", "#6b4fbb", "#2f855a", "#2b6cb0", "#c53030", "#0f766e", "#9d174d")
-_MARKERS = "os^DvP*X"
+_COLOURS = ("#98a2b3", "#b7791f", "#6b4fbb", "#2f855a", "#2b6cb0", "#c53030", "#1f2430", "#0891b2", "#9d174d")
+_MARKERS = "os^DvPXhp"
 _MOST_COLUMNS = 4
 _STYLE: Any = {
     "font.family": "DejaVu Sans",

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from classifiers.calibration import weight_paths
+from classifiers.cascade import CascadeClassifier
 from classifiers.decision import at_least
 from classifiers.embedding import EmbeddingClassifier
 from classifiers.encoder import EMBEDDED_ENCODER
@@ -92,6 +93,15 @@ def classifier_scores(texts: list[str], weights: Path | None, threads: int) -> d
     """The scores of each classifier of the ensemble, by its name in tables."""
     fasttext, embedding = load_classifiers(weights, threads)
     return {"fastText": fasttext.score(texts), "embedding": embedding.score(texts)}
+
+
+def load_cascade(calibration: Path, weights: Path | None, threads: int) -> CascadeClassifier:
+    """The cascade of a folder that the calibration wrote for `weights`. Raises ModelError, DataError, IdentityError."""
+    check_weights(weights)
+    fasttext, head = weight_paths(weights)
+    return CascadeClassifier.load(
+        calibration, EmbeddingClassifier.load(EMBEDDED_ENCODER, head, threads), fasttext, head
+    )
 
 
 def baselines(

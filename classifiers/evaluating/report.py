@@ -64,7 +64,7 @@ def evaluation_report(
         "all": {m.name: measured(rows, m, weights, settings.prevalence) for m in members},
         "web": {m.name: measured(*_part(rows, m, weights, web), settings.prevalence) for m in members} if web else {},
         "by_source": {m.name: by_source(rows, m, weights, settings.prevalence) for m in members},
-        "by_category": {m.name: by_category(rows, m) for m in members if m.categories is not None},
+        "by_category": {m.name: by_category(rows, m) for m in members},
         "false_positives": {m.name: false_positives(rows, m) for m in members},
         "differences": {m.name: differences(rows, main, m, weights) for m in members[:-1]},
         "confusion": {m.name: _confusion(rows, m).astype(int).tolist() for m in members},
@@ -112,9 +112,8 @@ def by_source(
 
 
 def by_category(rows: Sequence[LabelledText], member: Member) -> dict[str, Any]:
-    """For the unsafe texts of each category: recall at the boundaries, how many are given this category, how many would be
-    dropped for good. Exact intervals: there are few texts of most categories."""
-    assert member.categories is not None
+    """For the unsafe texts of each category: recall at the boundaries, and of a member that names categories how many are
+    given this one, how many would be dropped for good. Exact intervals: there are few texts of most categories."""
     found = {}
     for category in sorted({row.category for row in rows} - {NO_CATEGORY}):
         part = [index for index, row in enumerate(rows) if row.category == category]
@@ -123,8 +122,9 @@ def by_category(rows: Sequence[LabelledText], member: Member) -> dict[str, Any]:
             unsafe = [index for index in part if rows[index].score >= level]
             hits = sum(member.levels[index] >= level for index in unsafe)
             entry |= {f"unsafe_{level}": len(unsafe), f"recall_{level}": as_json(exact_interval(hits, len(unsafe)))}
-        named = sum(member.categories[index] == category for index in part)
-        entry["named"] = as_json(exact_interval(named, len(part)))
+        if member.categories is not None:
+            named = sum(member.categories[index] == category for index in part)
+            entry["named"] = as_json(exact_interval(named, len(part)))
         if member.never_train is not None:
             dropped = sum(member.never_train[index] for index in part)
             entry["never_train"] = as_json(exact_interval(dropped, len(part)))

@@ -47,13 +47,14 @@ def evaluation_tables(report: Mapping[str, Any]) -> str:
         ),
         (f"False positives: texts below 3 that are given 3 or more, of {_sober_texts(report)}", _wrong_table(report)),
         (f"{main}, by source", _source_table(report)),
-        (f"{main}, by category", _category_table(report["by_category"].get(main, {}))),
+        (f"{main}, by category", _category_table(report)),
         (f"{main} minus each other one, on the same texts", _difference_table(report["differences"])),
         ("Spread over the weights: mean (lowest..highest)", _spread_table(report.get("spread", {}))),
     ]
     text = "\n\n".join(f"## {title}\n\n{table}" for title, table in sections if table)
     skipped = [f"Not asked: {name}: {reason}" for name, reason in report.get("skipped", {}).items()]
-    return "\n".join([text, *([""] if skipped else []), *skipped])
+    lines = [*report.get("notes", []), *skipped]
+    return "\n".join([text, *([""] if lines else []), *lines])
 
 
 def shares_table(shares: Mapping[str, Mapping[str, Any]]) -> str:
@@ -105,30 +106,30 @@ def _wrong_table(report: Mapping[str, Any]) -> str:
 def _source_table(report: Mapping[str, Any]) -> str:
     sources, alone = report["by_source"][report["main"]], report["by_source"].get(SOURCE_ALONE, {})
     head = ["source", "texts", ">= 1", ">= 3", *(_TITLES[key] for key in _TABLE_4[1:])]
-    head += [f"{SOURCE_ALONE}: R@1", "P@1"] if alone else []
+    head += [f"{SOURCE_ALONE}: R@1", "R@3", "P@1", "P@3"] if alone else []
     rows = []
     for source, entry in sources.items():
         cells = [str(entry[key]) for key in ("texts", "unsafe_1", "unsafe_3")]
         cells += [interval_cell(entry[key]) for key in _TABLE_4[1:]]
-        cells += [_value(alone[source][key]) for key in ("recall_1", "precision_1")] if alone else []
+        cells += [_value(alone[source][key]) for key in _TABLE_4[1:]] if alone else []
         rows.append([source, *cells])
     return markdown_table(head, rows)
 
 
-def _category_table(categories: Mapping[str, Any]) -> str:
+def _category_table(report: Mapping[str, Any]) -> str:
+    categories = report["by_category"][report["main"]]
+    alone = report["by_category"].get(SOURCE_ALONE, {})
     if not categories:
         return ""
-    rows = [
-        [
-            name + (" *" if entry["never_train_category"] else ""),
-            *(str(entry[f"unsafe_{level}"]) for level in BOUNDARIES),
-            *(interval_cell(entry[f"recall_{level}"]) for level in BOUNDARIES),
-            _value(entry["named"]),
-            _value(entry.get("never_train")),
-        ]
-        for name, entry in categories.items()
-    ]
     head = ["category (*: never_train)", ">= 1", ">= 3", "Recall@1", "Recall@3", "named right", "dropped for good"]
+    head += [f"{SOURCE_ALONE}: R@1", "R@3"] if alone else []
+    rows = []
+    for name, entry in categories.items():
+        cells = [str(entry[f"unsafe_{level}"]) for level in BOUNDARIES]
+        cells += [interval_cell(entry[f"recall_{level}"]) for level in BOUNDARIES]
+        cells += [_value(entry.get("named")), _value(entry.get("never_train"))]
+        cells += [_value(alone[name][f"recall_{level}"]) for level in BOUNDARIES] if alone else []
+        rows.append([name + (" *" if entry["never_train_category"] else ""), *cells])
     return markdown_table(head, rows)
 
 

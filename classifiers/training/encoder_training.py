@@ -1,8 +1,8 @@
 """One fine-tuning from start to end, what heads predict from an encoder's vectors, and the files of the result."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from classifiers.rubric import UNSAFE_CATEGORY_NAMES
 from classifiers.training.finetuning import Finetuner, Finetuning, TrainingRow
 from classifiers.training.head_training import fit_heads, level_weights
 from classifiers.training.labels import LabelledText
+from classifiers.weights_file import save_weights
 
 
 @dataclass(frozen=True)
@@ -83,23 +84,15 @@ def document_probabilities(embeddings: Embeddings, heads: dict[str, np.ndarray])
 
 def save_adapter(adapter: dict[str, np.ndarray], path: Path, encoder: Encoder) -> None:
     """The adapter's file, with the encoder that it belongs to."""
-    _save(adapter, path, {"encoder": encoder.name, "encoder_sha256": encoder.weights_sha256})
+    save_weights(adapter, path, {"encoder": encoder.name, "encoder_sha256": encoder.weights_sha256})
 
 
 def save_heads(
     heads: dict[str, np.ndarray], path: Path, encoder: Encoder, adapter: Path | None, decision: Decision
 ) -> None:
     """The heads' file; `encoder` is the one they read, with its adapter (a file in the same folder) merged."""
-    metadata = {"encoder": encoder.name, "encoder_sha256": encoder.weights_sha256}
-    metadata["thresholds"] = json.dumps(decision.thresholds)
+    facts: dict[str, Any] = {"encoder": encoder.name, "encoder_sha256": encoder.weights_sha256}
+    facts["thresholds"] = decision.thresholds
     if adapter is not None:
-        metadata["adapter"] = adapter.name
-    _save({name: value.astype(np.float32) for name, value in heads.items()}, path, metadata)
-
-
-def _save(tensors: dict[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
-    from safetensors.numpy import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, str(path.with_suffix(".tmp")), metadata=metadata)
-    path.with_suffix(".tmp").replace(path)
+        facts["adapter"] = adapter.name
+    save_weights({name: value.astype(np.float32) for name, value in heads.items()}, path, facts)

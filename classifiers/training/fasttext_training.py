@@ -12,6 +12,7 @@ from classifiers.decision import Decision
 from classifiers.errors import DataError
 from classifiers.fasttext_classifier import CATEGORY_FILE, LABEL_PREFIX, LEVEL_FILE, binding, words_of
 from classifiers.training.labels import LabelledText
+from classifiers.training.worker_pool import end_with_parent
 
 LEVEL_SETTINGS = {
     "lr": 0.3,
@@ -69,6 +70,7 @@ def _train(labelled: list[tuple[str, str]], settings: dict[str, float | int], ta
             str(lines),
             str(whole),
             json.dumps(settings),
+            str(os.getpid()),
         ]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
@@ -78,7 +80,8 @@ def _train(labelled: list[tuple[str, str]], settings: dict[str, float | int], ta
     whole.replace(target)
 
 
-def _train_in_this_process(lines: str, target: str, settings: str) -> None:
+def _train_in_this_process(lines: str, target: str, settings: str, parent: str) -> None:
+    end_with_parent(int(parent))
     model = binding().train_supervised(lines, loss="softmax", thread=1, seed=_SEED, verbose=0, **json.loads(settings))
     model.quantize(qnorm=True, dsub=2, verbose=0)
     model.save_model(target)

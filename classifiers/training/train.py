@@ -9,9 +9,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +34,7 @@ from classifiers.training.finetuning import Finetuning
 from classifiers.training.head_training import fit_never_train
 from classifiers.training.labels import LabelledText
 from classifiers.training.thresholds import Goal, set_thresholds
+from classifiers.training.worker_pool import worker_pool
 
 PARTS, HELD_PARTS = 6, 2  # of the labelled texts; no seed trains on the last two, and the thresholds are set on them
 
@@ -102,17 +101,21 @@ def train_all(
     return decisions
 
 
+def seed_file(folder: Path, rows: list[LabelledText], plan: Plan, seed: int) -> Path:
+    """Where a seed's model is kept: its name is a hash of the rows that it is trained on and of how."""
+    trained_from = [repr(plan.finetuning), plan.encoder, plan.unsafe_weight, repr(rows)]
+    digest = hashlib.sha256(json.dumps(trained_from).encode()).hexdigest()[:16]
+    return folder / f"{digest}-{seed}.safetensors"
+
+
 def _fine_tune_seeds(
     rows: list[LabelledText], folder: Path, plan: Plan, report: Callable[[str], None]
 ) -> list[FineTuned]:
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(
-        json.dumps([repr(plan.finetuning), plan.encoder, plan.unsafe_weight, repr(rows)]).encode()
-    ).hexdigest()[:16]
-    with ProcessPoolExecutor(plan.processes, mp_context=get_context("spawn")) as pool:
+    with worker_pool(plan.processes) as pool:
         futures = []
         for seed in plan.seeds:
-            target = folder / f"{digest}-{seed}.safetensors"
+            target = seed_file(folder, rows, plan, seed)
             report(f"seed {seed}: progress in {target.stem}.log")
             settings = replace(plan.finetuning, seed=seed)
             futures.append(pool.submit(finetune, target, rows, plan.encoder, plan.unsafe_weight, settings))

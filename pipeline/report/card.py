@@ -5,6 +5,7 @@ from typing import Any
 
 from classifiers.errors import DataError
 from pipeline.atomic_files import atomic_path, write_json, write_text
+from pipeline.report.judge import judge_health
 from pipeline.report.phrase_lists import CATEGORY_TITLES
 from pipeline.report.phrase_tables import histograms, phrase_rates, unsafe_share
 from pipeline.report.rates import CONFIDENCE, prevalence_corrected
@@ -79,6 +80,7 @@ def card_data(run: Path) -> dict[str, Any]:
         "synthetic": synthetic,
         "writer": writer_name(recipe),
         "weak_writer": weak_writer(synthetic),
+        "judge": judge_health(manifests, recipe),
         "tokens": token_counts(run, manifests),
         "ledger": ledger_rows,
         "made": {"seed": recipe.get("seed"), "recipe_sha256": recipe_sha256, "settings": how_it_was_made(recipe)},

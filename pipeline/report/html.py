@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.report import shown_values
+from pipeline.report.judge import judge_rows
 from pipeline.report.shown_values import KIND_COLOURS, KIND_TITLES, comparison_groups, group_title
 
 TEMPLATE = "card.html.j2"
@@ -101,5 +102,6 @@ def render_html(card: dict[str, Any]) -> str:
         kind_colours=KIND_COLOURS,
         category_charts=category_charts(card) if has_rates else [],
         levels=level_groups(card) if has_rates else [],
+        judge=judge_rows(card["judge"]) if card["judge"] else [],
         notes=shown_values.card_notes(card),
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.report.judge import judge_rows
 from pipeline.report.shown_values import (
     KIND_TITLES,
     apart,
@@ -50,7 +51,8 @@ def render_markdown(card: dict[str, Any]) -> str:
         _headline(card),
         ["![Scores and phrase rates](card.png)"],
         *(part for part in (_sources(card), _histogram(card), _phrases(card)) if part),
-        *(part for part in (_synthetic(card), _tokens(card), _ledger(card), _made(card)) if part),
+        *(part for part in (_synthetic(card), _judge(card), _tokens(card)) if part),
+        *(part for part in (_ledger(card), _made(card)) if part),
         ["## Limits of these numbers", "", *(f"- {escape(limit)}" for limit in card["limits"])],
     ]
     if card["missing"]:
@@ -227,6 +229,13 @@ def _synthetic(card: dict[str, Any]) -> list[str]:
         if sentence := by_attempt_sentence(entry):
             lines += ["", escape(sentence)]
     return lines
+
+
+def _judge(card: dict[str, Any]) -> list[str]:
+    if card["judge"] is None:
+        return []
+    rows = [[escape(cell) for cell in row] for row in judge_rows(card["judge"])]
+    return ["## Health of the LLM judge", "", *table(["", "value", "at most"], rows)]
 
 
 def _tokens(card: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """The judge's health in a run: the golden set before the first document, every answer counted, and the run stopped in time."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +9,15 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from classifiers.errors import ModelError
-from classifiers.judge import read_answer
 from classifiers.judge_health import (
     AnswerCounts,
     GoldenReport,
     HealthBounds,
     breaches,
-    golden_report,
     golden_sha256,
-    golden_texts,
 )
 from pipeline.shard_task import ShardTask
+from rephrasers.judge_requests import asked_text
 
 # A server is asked about the golden set once in a worker's life, by its settings; its next shards use the report again.
 _reports: dict[str, GoldenReport] = {}
@@ -28,8 +26,7 @@ _reports: dict[str, GoldenReport] = {}
 class AskGolden(PipelineStep):
     """Before the first document passes: the golden set, asked as documents are. Raises ModelError where a bound is broken.
 
-    `ask(documents, work_folder)` yields the documents with their answers, as AskLLM does; `server` is what the answers
-    depend on. A shard without documents asks nothing.
+    `ask(work_folder)` asks the golden set; `server` is what the answers depend on. A shard without documents asks nothing.
     """
 
     type = "🫀 - HEALTH"
@@ -40,7 +37,7 @@ class AskGolden(PipelineStep):
         task: ShardTask,
         bounds: HealthBounds,
         server: dict[str, Any],
-        ask: Callable[[Iterator[Document], Path], Iterator[Document]],
+        ask: Callable[[Path], GoldenReport],
     ):
         super().__init__()
         self.task, self.bounds, self.ask = task, bounds, ask
@@ -54,17 +51,10 @@ class AskGolden(PipelineStep):
 
     def _check(self) -> None:
         if self.key not in _reports:
-            _reports[self.key] = self._report()
+            _reports[self.key] = self.ask(self.task.work_folder / "golden")
         report = _reports[self.key]
         self.task.metrics["judge"] = {"golden": report.to_json()}
         _stop_where_broken(self.task, report.counts, report, self.bounds, "Nothing of the shard was asked.")
-
-    def _report(self) -> GoldenReport:
-        texts = golden_texts()
-        questions = (Document(text=text.text, id=text.id) for text in texts)
-        answered = list(self.ask(questions, self.task.work_folder / "golden"))
-        judgements = [read_answer(document.metadata.get("answer")) for document in answered]
-        return golden_report(texts, judgements, [retries_of(document) for document in answered])
 
 
 class CheckJudge(PipelineStep):
@@ -88,9 +78,9 @@ class CheckJudge(PipelineStep):
                 document.metadata["judgement"] = None
                 yield document
                 continue
-            judgement = read_answer(document.metadata.get("answer"))
-            counts.add(judgement.outcome, retries_of(document))
-            document.metadata["judgement"] = judgement
+            asked = asked_text(document)
+            counts.add(asked.judgement.outcome, asked.retries)
+            document.metadata["judgement"] = asked.judgement
             yield document
         report = _reports.get(self.golden.key)
         if report is None:  # a shard without documents
@@ -99,13 +89,6 @@ class CheckJudge(PipelineStep):
         _stop_where_broken(
             self.task, counts.plus(report.counts), report, self.bounds, "Nothing of the shard was published."
         )
-
-
-def retries_of(document: Document) -> int:
-    """How often the request about a document was sent again, whether it was answered or not."""
-    answer = document.metadata.get("answer")
-    retries: int = answer["retries"] if answer else document.metadata.get("answer_retries", 0)
-    return retries
 
 
 def _stop_where_broken(

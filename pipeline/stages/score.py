@@ -1,7 +1,7 @@
 """Stages `score-fasttext`, `score-embedding`, `score-judge` (a sidecar each) and `score-final` (their maximum)."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ from datatrove.pipeline.base import PipelineStep
 
 from classifiers.cascade import stage_reached
 from classifiers.cascade_rules import judge_is_asked
+from classifiers.decision import Decision, MostProbable
+from classifiers.embedding import SHIPPED_HEAD, read_head_facts
 from classifiers.ensemble import combine
 from classifiers.identity import OWN_HEAD, embedding_identity, fasttext_identity, ready_identity
-from classifiers.judge import LEVEL_DIGITS, answer_schema, decision_question, judge_messages, judge_sha256
+from classifiers.judge import judge_sha256
 from classifiers.judge_health import HealthBounds
 from classifiers.kept_embeddings import KeptEmbeddingsClassifier
 from classifiers.never_train import LEAST_PROBABILITY, never_train_reason
@@ -27,9 +29,8 @@ from pipeline.stages.embed import ScoreKeptEmbeddings, kept_embeddings_table
 from pipeline.stages.judge_health import AskGolden, CheckJudge
 from pipeline.stages.language_model import LanguageModelStage, output_settings
 from pipeline.tables import ReadShard, WriteShard
-from rephrasers.prompt_files import neutralise
-from rephrasers.servers import ServerSettings, choose_server
-from rephrasers.servers.constrained import choice_fields, json_fields, logprob_fields, score_question_fields
+from rephrasers.judge_requests import JudgeRequests, ask_golden
+from rephrasers.servers import ServerSettings
 
 SCORE_SCHEMA = pa.schema(
     [
@@ -178,23 +179,20 @@ class JudgeStage(LanguageModelStage):
 
     def __init__(self, recipe: Recipe, run: RunFolder, shards: int):
         super().__init__("score-judge", recipe, run, shards)
-        self.judge = recipe.score.judge
+        judge = recipe.score.judge
+        self.requests = JudgeRequests(judge.llm, judge.mode, judge.constrained, judge.maximum_characters)
 
     @property
     def llm(self) -> ServerSettings:
-        if self._asks_decisions():
-            return self.judge.llm.model_copy(update={"continuous_batching": False, "concurrency": 1})
-        return self.judge.llm
-
-    def _asks_decisions(self) -> bool:
-        """`transformers serve` gives log-probabilities at its decision endpoint alone, one request at a time."""
-        return self.judge.mode == "digit" and choose_server(self.judge.llm) == "transformers"
+        return self.requests.settings()
 
     def settings(self) -> dict[str, Any]:
-        kept = {"mode": self.judge.mode, "constrained": self.judge.constrained}
-        prompt = {"prompt": judge_sha256(self.judge.mode), "maximum_characters": self.judge.maximum_characters}
-        band = {"judge_band": self.recipe.score.cascade.judge_band} if self.recipe.score.cascade else {}
-        return {"llm": output_settings(self.judge.llm), **kept, **prompt, **band}
+        asked = self.requests
+        kept = {"mode": asked.mode, "constrained": asked.constrained}
+        prompt = {"prompt": judge_sha256(asked.mode), "maximum_characters": asked.maximum_characters}
+        cascade = self.recipe.score.cascade
+        band = {"judge_band": cascade.judge_band, "boundaries": list(self._decision.thresholds)} if cascade else {}
+        return {"llm": output_settings(asked.server), **kept, **prompt, **band}
 
     def inputs(self, shard: int) -> list[ShardRef]:
         cascade = [("score-embedding", shard)] if self.recipe.score.cascade else []
@@ -203,44 +201,30 @@ class JudgeStage(LanguageModelStage):
     def main_input(self, shard: int) -> str:
         return self.run.relative(document_table(self.run, shard))
 
-    def request_fields(self) -> dict[str, Any]:
-        """What each request has beside the messages: how the answer is held to its form."""
-        if self._asks_decisions():
-            return score_question_fields(*decision_question())
-        if self.judge.mode == "digit":
-            return choice_fields(LEVEL_DIGITS) if self.judge.constrained else logprob_fields()
-        return json_fields("judgement", answer_schema()) if self.judge.constrained else {}
-
     def steps(self, task: ShardTask) -> list[PipelineStep]:
-        bounds = HealthBounds(**self.judge.health.model_dump())
+        bounds = HealthBounds(**self.recipe.score.judge.health.model_dump())
         server = {"settings": self.settings(), "llm": self.llm.model_dump(mode="json")}
-        golden = AskGolden(task, bounds, server, lambda documents, folder: self._asking(folder).run(documents))
+        golden = AskGolden(task, bounds, server, functools.partial(ask_golden, self.requests))
         sidecars = {name: score_table(self.run, "embedding", rank) for name, rank in self.inputs(task.shard)[1:]}
         return [
             ReadShard(task, document_table(self.run, task.shard), sidecars),
             golden,
-            self._asking(task.work_folder, task.report),
+            self.requests.step(task.work_folder, task.report, self.asks_about),
             CheckJudge(task, bounds, golden, self.asks_about),
             WriteShard(task, score_table(self.run, "judge", task.shard), JUDGE_SCHEMA, judge_row),
         ]
 
     def asks_about(self, document: Document) -> bool:
-        """Every document, or behind a cascade those whose embedding score leaves a decision open (golden texts always)."""
+        """Every document, or behind a cascade those whose embedding score leaves a decision open."""
         cascade = self.recipe.score.cascade
-        if cascade is None or "score-embedding" not in document.metadata:
+        if cascade is None:
             return True
-        return judge_is_asked(score_of_row(document.metadata["score-embedding"]), cascade.judge_band)
+        return judge_is_asked(score_of_row(document.metadata["score-embedding"]), self._decision, cascade.judge_band)
 
-    def _asking(self, work_folder: Path, on_answer: Callable[[int], None] | None = None) -> Any:
-        from rephrasers.ask import AskLLM
-
-        def request(document: Document) -> list[dict[str, str]] | None:
-            if not self.asks_about(document):
-                return None
-            return judge_messages(neutralise(document.text), self.judge.maximum_characters, self.judge.mode)
-
-        hashes = [judge_sha256(self.judge.mode)]
-        return AskLLM(request, self.llm, work_folder, hashes, on_answer, self.request_fields())
+    @functools.cached_property
+    def _decision(self) -> Decision | MostProbable:
+        """How the encoder's probabilities become a level: the judge is asked where that is open."""
+        return read_head_facts(_optional_path(self.recipe.score.embedding.head) or SHIPPED_HEAD).decision
 
 
 def judge_row(document: Document) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import sys
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from classifiers.calibration import texts_sha256
 from classifiers.calibration_file import Calibration
@@ -19,6 +18,7 @@ from classifiers.encoder import Encoder
 from classifiers.errors import IdentityError
 from classifiers.fasttext_classifier import SHIPPED_WEIGHTS
 from classifiers.training.gate_training import fit_gate, fold_of, teach, token_features, token_vectors
+from classifiers.weights_file import save_weights
 
 WORDS = [f"word{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
 
@@ -54,10 +54,10 @@ def make_weights(folder, encoder: Encoder) -> None:
     tensors |= {f"{n}.bias": -tensors[f"{n}.weight"] @ vectors.mean(0) for n in HEAD_ROWS}
     tensors["level.bias"][0] += 6.0
     tensors["never_train.bias"] -= 20.0
-    save_file(
+    save_weights(
         {name: tensor.astype(np.float32) for name, tensor in tensors.items()},
         folder / "embedding" / "minilm_head.safetensors",
-        metadata={"encoder": encoder.name, "encoder_sha256": encoder.weights_sha256},
+        {"encoder": encoder.name, "encoder_sha256": encoder.weights_sha256},
     )
 
 
@@ -132,7 +132,7 @@ def test_new_heads_need_a_new_calibration(calibrated, tmp_path):
     encoder = Encoder(str(folder / "encoder"))
     tensors = {f"{n}.weight": np.zeros((rows, encoder.size), np.float32) for n, rows in HEAD_ROWS.items()}
     tensors |= {f"{n}.bias": np.zeros(rows, np.float32) for n, rows in HEAD_ROWS.items()}
-    save_file(tensors, head, metadata={"encoder": "tiny", "encoder_sha256": encoder.weights_sha256})
+    save_weights(tensors, head, {"encoder": "tiny", "encoder_sha256": encoder.weights_sha256})
     with pytest.raises(IdentityError, match="other weights of embedding"):
         load(moved)
 

@@ -12,6 +12,7 @@ from classifiers.calibration_file import Calibration
 from classifiers.cascade import CascadeClassifier, GatedEmbedding, cascade_score
 from classifiers.cascade_rules import (
     Thresholds,
+    distance_to_threshold,
     embedding_order,
     judge_is_asked,
     near_boundary,
@@ -19,6 +20,7 @@ from classifiers.cascade_rules import (
     replay,
 )
 from classifiers.chunk_gate import GATE_FILE, ChunkGate, summed_tokens
+from classifiers.decision import Decision, MostProbable
 from classifiers.embedding import EmbeddingClassifier
 from classifiers.ensemble import combine
 from classifiers.errors import IdentityError, ModelError
@@ -69,14 +71,35 @@ def test_the_queue_ends_once_the_document_is_unsafe():
     ],
 )
 def test_the_judge_is_asked_near_a_boundary_only(p, asked):
-    assert near_boundary(p, 0.15) is asked
-    assert near_boundary(p, 0.0) is False and near_boundary(p, 0.5) is True
-    assert judge_is_asked(None, 0.5) is False
+    even = MostProbable()
+    assert near_boundary(p, even, 0.15) is asked
+    assert near_boundary(p, even, 0.0) is False and near_boundary(p, even, 0.5) is True
+    assert judge_is_asked(None, even, 0.5) is False
+
+
+def test_the_band_lies_around_the_thresholds_that_decide():
+    low_at_1 = Decision((0.2, 0.5, 0.8, 0.9, 0.9))
+    at_its_threshold, at_one_half = (0.8, 0.2, 0, 0, 0, 0), (0.5, 0.5, 0, 0, 0, 0)
+    assert low_at_1.levels(np.array([at_its_threshold])).tolist() == [1], "decided by a hair"
+    assert near_boundary(at_its_threshold, low_at_1, 0.05) and not near_boundary(at_one_half, low_at_1, 0.15)
+    assert not near_boundary(at_its_threshold, MostProbable(), 0.15) and near_boundary(
+        at_one_half, MostProbable(), 0.05
+    )
+    for reached, asked in ((0.8, True), (0.75, True), (0.5, False), (1.0, False)):  # 0.8 decides at 3
+        assert near_boundary((0, 0, 1 - reached, reached, 0, 0), low_at_1, 0.1) is asked
+
+
+def test_the_distance_is_zero_at_the_threshold_and_one_half_at_the_ends():
+    for threshold in (0.05, 0.325, 0.5, 0.97):
+        ends = [distance_to_threshold(p, threshold) for p in (0.0, threshold, 1.0)]
+        assert ends == pytest.approx([0.5, 0.0, 0.5])
+    assert [distance_to_threshold(p, 0.5) for p in (0.2, 0.6)] == pytest.approx([0.3, 0.1])
+    assert distance_to_threshold(1.0, 1.0) == 0.0 and distance_to_threshold(0.0, 1.0) == 0.5
 
 
 def test_a_band_is_at_most_one_half():
     with pytest.raises(ValueError, match=r"band 0.6: expected 0 to 0.5"):
-        near_boundary((1.0, 0, 0, 0, 0, 0), 0.6)
+        near_boundary((1.0, 0, 0, 0, 0, 0), MostProbable(), 0.6)
 
 
 def test_the_never_train_margin_is_zero_at_the_rule():

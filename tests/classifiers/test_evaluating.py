@@ -15,7 +15,7 @@ from classifiers.evaluating.baselines import (
     upper_median,
 )
 from classifiers.evaluating.figures import draw_confusions, draw_curves
-from classifiers.evaluating.members import Member, check_weights, ensemble_member, member_from_scores
+from classifiers.evaluating.members import SOURCE_ALONE, Member, check_weights, ensemble_member, member_from_scores
 from classifiers.evaluating.report import EvaluationSettings, evaluation_report
 from classifiers.evaluating.tables import evaluation_tables, markdown_table
 from classifiers.score import Score
@@ -99,8 +99,9 @@ def test_report_measures_each_member_in_each_place(report):
     assert nothing["recall_1"]["value"] == 0.0 and nothing["precision_1"] is None
     assert report["web"]["perfect"]["texts"] == 20
     assert [entry["texts"] for entry in report["by_source"]["noise"].values()] == [20, 20, 20]
-    assert report["by_category"].keys() == {"noise"}, "only it names categories"
-    assert report["by_category"]["noise"]["privacy"]["never_train_category"]
+    privacy = {name: categories["privacy"] for name, categories in report["by_category"].items()}
+    assert privacy["noise"]["never_train_category"] and privacy["perfect"]["recall_3"]["value"] == 1.0
+    assert {name for name, entry in privacy.items() if "named" in entry} == {"noise"}, "only it names categories"
     assert report["false_positives"]["perfect"]["web pages and news"]["texts"] == 20
     assert np.array(report["confusion"]["perfect"]).diagonal().tolist() == [10] * 6
     assert (
@@ -129,6 +130,20 @@ def test_tables_name_members_sources_and_categories(report):
         assert part in tables
     assert "Not asked: absent: not installed" in tables
     assert "nan" not in tables
+
+
+def test_the_source_alone_stands_beside_the_main_member_in_every_table():
+    rows = [row(n, n % 6, ("web_page", "chat")[n % 2], ("hate", "privacy")[n % 4 // 2]) for n in range(40)]
+    alone = Member(SOURCE_ALONE, tuple(source_levels(rows, None)))
+    found = evaluation_report(rows, [alone, Member("other", tuple(r.score for r in rows))], SETTINGS)
+    sections = dict(part.split("\n\n", 1) for part in evaluation_tables(found).split("## ")[1:])
+    for title in ("All 40 texts", "Web pages", "Precision where", "False positives", "other, by", "other minus"):
+        for name in (name for name in sections if name.startswith(title)):
+            assert SOURCE_ALONE in sections[name], name
+    assert sum(name.startswith("other, by") for name in sections) == 2
+    cells = next(line for line in sections["other, by category"].splitlines() if "hate" in line).split("|")
+    expected = [i for i, r in enumerate(rows) if r.category == "hate" and r.score >= 1]
+    assert float(cells[-3]) == pytest.approx(sum(alone.levels[i] >= 1 for i in expected) / len(expected), abs=5e-4)
 
 
 def test_markdown_columns_are_of_one_width():

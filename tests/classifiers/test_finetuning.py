@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
 
 from classifiers.adapter import adapted_sha256, merge_adapter, read_adapter
 from classifiers.decision import Decision
@@ -26,6 +25,7 @@ from classifiers.training.finetuning import (
 from classifiers.training.passages import read_passages
 from classifiers.training.thresholds import Goal, set_thresholds, utility
 from classifiers.training.train import HELD_PARTS, PARTS, Plan, is_held_out, part_of
+from classifiers.weights_file import save_weights
 
 
 def logits_for(level: int, strength: float = 4.0) -> torch.Tensor:
@@ -90,7 +90,7 @@ def test_an_adapter_is_added_to_the_weights_of_its_encoder_only(tmp_path):
     before = model[0].weight.detach().clone()
     down, up = np.ones((1, 4), np.float16), np.array([[1.0], [2.0], [3.0]], np.float16)
     file = tmp_path / "adapter.safetensors"
-    save_file({"0.down": down, "0.up": up}, str(file), metadata={"encoder": "mine", "encoder_sha256": "abc"})
+    save_weights({"0.down": down, "0.up": up}, file, {"encoder": "mine", "encoder_sha256": "abc"})
     merge_adapter(model, read_adapter(file, "abc"), file)
     assert torch.allclose(model[0].weight, before + torch.tensor([[1.0] * 4, [2.0] * 4, [3.0] * 4]))
     assert adapted_sha256("abc", file) != adapted_sha256("abd", file)
@@ -100,7 +100,7 @@ def test_an_adapter_is_added_to_the_weights_of_its_encoder_only(tmp_path):
         merge_adapter(torch.nn.Sequential(torch.nn.Linear(5, 3)), read_adapter(file, "abc"), file)
     with pytest.raises(ModelError, match="no such adapter"):
         read_adapter(tmp_path / "none", "abc")
-    save_file({"0.down": down}, str(file), metadata={"encoder": "mine", "encoder_sha256": "abc"})
+    save_weights({"0.down": down}, file, {"encoder": "mine", "encoder_sha256": "abc"})
     with pytest.raises(ModelError, match=r"0 has down; expected .down and .up, or .update"):
         read_adapter(file, "abc")
 

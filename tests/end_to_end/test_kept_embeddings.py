@@ -7,11 +7,12 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from warcio.warcwriter import WARCWriter
 
 from classifiers.embedding import SHIPPED_HEAD
 from classifiers.encoder import Encoder, embedded_encoder_folder
+from classifiers.weights_file import save_weights
 from tests.end_to_end.runs import safetrove, sample_texts, write_recipe
 
 STAGES = ("ingest", "dedup-find", "documents", "embed", "score-embedding")
@@ -30,11 +31,11 @@ def corpus(tmp_path_factory):
             payload = io.BytesIO(b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + page)
             writer.write_record(writer.create_warc_record(str(row["url"]), "response", payload=payload))
     shutil.copytree(embedded_encoder_folder(), folder / "encoder")
-    metadata = {"encoder": "copy", "encoder_sha256": Encoder(str(folder / "encoder")).weights_sha256}
+    facts = {"encoder": "copy", "encoder_sha256": Encoder(str(folder / "encoder")).weights_sha256}
     head = load_file(SHIPPED_HEAD)
-    save_file(head, folder / "first.safetensors", metadata=metadata)
+    save_weights(head, folder / "first.safetensors", facts)
     head["level.bias"] = head["level.bias"][::-1].copy()
-    save_file(head, folder / "second.safetensors", metadata=metadata)
+    save_weights(head, folder / "second.safetensors", facts)
     return folder
 
 
@@ -92,7 +93,7 @@ def test_a_head_of_another_encoder_is_refused(corpus, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     head = load_file(corpus / "first.safetensors")
-    save_file(head, other / "third.safetensors", metadata={"encoder": "another", "encoder_sha256": "0" * 64})
+    save_weights(head, other / "third.safetensors", {"encoder": "another", "encoder_sha256": "0" * 64})
     for name in ("in", "encoder"):
         (other / name).symlink_to(corpus / name)
     process = run(other, tmp_path / "run", "third", keep=True, expect=1)

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from classifiers.errors import DataError
 from pipeline.report import build_card
@@ -117,6 +118,47 @@ def test_yield_by_style_and_rule_is_shown(run: Path) -> None:
         assert "style:closing_question 3,006, unsafe 21" in shown and "two_friends" in shown, name
         assert "5,100 drafts for 1,650 documents; accepted by attempt 2: 3." in shown, name
         assert "Yield zero" not in shown
+
+
+def golden(over_scored: float, error: float, scored: int = 40) -> dict:
+    counts = {"asked": 40, "scored": scored, "invalid": 40 - scored, "refused": 0, "unanswered": 0, "retries": 0}
+    return {**counts, "mean_signed_error": error, "over_scored": over_scored, "under_scored": None, "levels": {"a": 1}}
+
+
+def test_the_judges_health_is_summed_and_its_worst_golden_report_shown(run: Path) -> None:
+    reports = [golden(0.05, 0.25), golden(0.125, -0.75, scored=38), golden(0.0, 0.5)]
+    for shard, report in enumerate(reports):
+        counts = {"asked": 100, "scored": 90, "invalid": 4, "refused": 5, "unanswered": 1, "retries": 7}
+        change_manifest(run, "score-judge", shard, metrics={"judge": {**counts, "golden": report}})
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["score"]["judge"] = {"health": {"most_invalid": 0.05, "most_over_scored": 0.2}}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    judge = build_card(run)["judge"]
+    assert (judge["asked"], judge["invalid"], judge["refused"], judge["retries"]) == (300, 12, 15, 21)
+    share = judge["shares"]["invalid"]
+    assert share["value"] == pytest.approx(0.04) and share["low"] < 0.04 < share["high"]
+    assert judge["golden"] == {
+        **{"texts": 40, "without_score": 2, "mean_signed_error": -0.75, "over_scored": 0.125, "under_scored": None}
+    }
+    for name in ("card.md", "card.html"):
+        shown = (run / "report" / name).read_text().replace("&#58;", ":")
+        assert "Health of the LLM judge" in shown, name
+        for value in ("12: 4.0 %", "5.0 %", "15: 5.0 %", "12.5 %", "20.0 %", "2 of 40", "-0.75"):
+            assert value in shown, (name, value)
+    assert json.loads((run / "report" / "card.json").read_text())["judge"] == judge
+
+
+def test_a_card_without_a_judge_says_nothing_of_one(finished_run: Path) -> None:
+    assert build_card(finished_run)["judge"] is None
+    assert "LLM judge" not in (finished_run / "report" / "card.html").read_text()
+
+
+def test_a_judge_that_was_asked_about_no_document_has_no_shares(run: Path) -> None:
+    nothing = {"asked": 0, "scored": 0, "invalid": 0, "refused": 0, "unanswered": 0, "retries": 0}
+    change_manifest(run, "score-judge", 0, metrics={"judge": {**nothing, "golden": golden(0.0, 0.0)}})
+    judge = build_card(run)["judge"]
+    assert judge["shares"]["invalid"] is None and judge["allowed"]["most_invalid"] is None
+    assert "Health of the LLM judge" in (run / "report" / "card.md").read_text()
 
 
 def test_a_yield_of_zero_is_a_result_and_said_so(run: Path) -> None:
