@@ -81,7 +81,7 @@ def test_what_is_kept_opens_no_server(files, tmp_path, monkeypatch):
     arguments = [files, "--styles", "podcast_host,refuse", "--model", "stub", "--output", tmp_path]
     with writer(lambda content: 400 if "dialogue" in content and "idiots" in content else answer(content)) as (
         url,
-        asked,
+        _,
     ):
         arguments += ["--base-url", url]
         first = compare(*arguments)
