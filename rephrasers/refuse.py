@@ -16,7 +16,7 @@ import yaml
 from classifiers.chunks import bounded_text
 from rephrasers.keyed_draws import keyed_uniforms
 from rephrasers.pieces import SHORTEST_PIECE
-from rephrasers.prompt_files import load_prompt
+from rephrasers.prompt_files import Prompt, load_prompt
 from rephrasers.recontextualise import Messages, parse_text
 
 Role = Literal["user", "assistant"]
@@ -39,13 +39,15 @@ class Turn:
     text: str
 
 
-def refusal_request(text: str, longest: int, fits: Callable[[Messages], bool]) -> Messages:
-    """The chat messages that ask for one dialogue about a text.
+def refusal_request(
+    text: str, longest: int, fits: Callable[[Messages], bool], prompt: Prompt | None = None
+) -> Messages:
+    """The chat messages that ask for one dialogue about a text, with the prompt `refuse` or another of its kind.
 
     Of a text longer than `longest` characters, or whose prompt does not fit, four evenly spaced passages are shown: the
     dialogue is about its problem, not about each of its facts, and the problem may stand anywhere in it.
     """
-    prompt = load_prompt("refuse")
+    prompt = prompt or load_prompt("refuse")
     shown = bounded_text(text, longest, PASSAGES)
     while not fits(messages := prompt.messages(shown)) and len(shown) > SHORTEST_PIECE:
         shown = bounded_text(text, len(shown) // 2, PASSAGES)

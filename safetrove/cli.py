@@ -166,6 +166,24 @@ def export(
         print(folder)
 
 
+@app.command(epilog="Example: `safetrove verify runs/demo`")
+def verify(run: Annotated[Path, typer.Argument(help="run folder")]) -> None:
+    """Score the texts under synthetic/ again, apart from any stage; exit 1 where one fails the gate of its kind."""
+    from pipeline.gate_check import check_gates
+    from pipeline.run_folder import RunFolder
+
+    results = check_gates(RunFolder(run))
+    for result in results:
+        print(
+            f"{result.kind}: {result.texts:,} texts in {result.shards} shards, {len(result.failing):,} fail their gate"
+        )
+        for table, text_id in result.failing:
+            print(f"  {table}: {text_id}", file=sys.stderr)
+    if any(result.failing for result in results):
+        print("rerun the verify stages of these shards: `safetrove rerun RUN --stage verify-KIND`", file=sys.stderr)
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: `safetrove doctor`")
 def doctor() -> None:
     """What of this machine and environment will work, and what is missing."""

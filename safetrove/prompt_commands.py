@@ -1,7 +1,6 @@
 """`safetrove prompts`: work on prompts, with yields and texts side by side."""
 
 import sys
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ prompts = typer.Typer(
     epilog="Example: `safetrove prompts compare --styles podcast_host,teacher_script --n 4`",
 )
 # How much of a page the embedded writer can follow.
-EMBEDDED_CHARACTERS, CHARACTERS = 600, 2400
+EMBEDDED_CHARACTERS = 600
 
 
 @prompts.callback()
@@ -41,7 +40,10 @@ def compare(
     model: Annotated[str | None, typer.Option(help="writer; default: the run's, else the embedded one")] = None,
     temperature: Annotated[float | None, typer.Option(help="default: the run's, else 0.7")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="of a text; default: the run's, else 512")] = None,
-    characters: Annotated[int | None, typer.Option(min=200, help="how much of a document is shown")] = None,
+    characters: Annotated[
+        int | None,
+        typer.Option(min=200, help="how much of a document is shown, in pieces; default: the run's, else 9600"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="draws the documents and the sampling")] = 0,
     output: Annotated[Path, typer.Option(help="folder for the page and the answers")] = Path("runs/prompts"),
 ) -> None:
@@ -59,7 +61,7 @@ def compare(
     settings = _settings(
         recipe, {"url": base_url, "model": model, "temperature": temperature, "max_tokens": max_tokens}
     )
-    small = settings.model == EMBEDDED_NAME and settings.url is None
+    small = settings.model == EMBEDDED_NAME and settings.url is None and recipe is None
     ensemble = cache(lambda: Ensemble(_classifiers(recipe)))
     drawn = draw_documents(documents, n, wanted, seed, ensemble)
     result = compare_styles(
@@ -69,8 +71,8 @@ def compare(
         output / "answers",
         lambda texts: ensemble().levels(texts),
         seed,
-        characters or (EMBEDDED_CHARACTERS if small else CHARACTERS),
-        _progress(len(drawn) * len(chosen)),
+        _limits(recipe, characters or (EMBEDDED_CHARACTERS if small else None)),
+        _progress,
     )
     _show(result, output / "compare.html")
 
@@ -130,6 +132,15 @@ def _settings(recipe: Any, asked_for: dict[str, Any]) -> Any:
         raise RecipeError(f"prompts compare: {lines}") from None
 
 
+def _limits(recipe: Any, characters: int | None) -> Any:
+    """How long documents are shown: as the run does, else by a recipe's defaults."""
+    from pipeline.prompt_comparison.comparison import Limits
+    from pipeline.recipe import Synthesis
+
+    synthesis = (recipe[0].synthesis if recipe else None) or Synthesis()
+    return Limits(characters or synthesis.source_characters, synthesis.piece_characters, synthesis.most_pieces)
+
+
 def _classifiers(recipe: Any) -> Any:
     """The stages whose classifiers verify in a run; none: those that ship."""
     from pipeline.stages.verify import VerifyStage
@@ -140,13 +151,10 @@ def _classifiers(recipe: Any) -> Any:
     return VerifyStage("rephrased", settings, run, 0).verification.classifiers
 
 
-def _progress(total: int) -> Callable[[int], None]:
-    def show(answered: int) -> None:
-        if sys.stderr.isatty() or answered == total or answered % 10 == 0:
-            end = "\r" if sys.stderr.isatty() and answered < total else "\n"
-            print(f"{answered} of {total} texts", end=end, file=sys.stderr, flush=True)
-
-    return show
+def _progress(answered: int, total: int) -> None:
+    if sys.stderr.isatty() or answered == total or answered % 10 == 0:
+        end = "\r" if sys.stderr.isatty() and answered < total else "\n"
+        print(f"{answered} of {total} answers", end=end, file=sys.stderr, flush=True)
 
 
 def _show(result: Any, page: Path) -> None:
@@ -168,4 +176,10 @@ def _show(result: Any, page: Path) -> None:
         table.add_row(row.style, str(row.asked), str(row.passed), f"{100 * row.passed / row.asked:.0f} %", why)
     Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False, highlight=False)
     print(f"writer: {result.writer}; {len(result.documents)} documents, the same for each style")
+    cut = [document for document in result.documents if document.cut]
+    if cut:
+        print(
+            f"{len(cut)} of them are too long: their first {len(cut[0].text):,} characters were rewritten and the rest was "
+            "not (--characters)"
+        )
     print(page)

@@ -37,6 +37,7 @@ COMMANDS = {
     "pretrain": {"--set"},
     "doctor": set(),
     "export": {"--kind", "--output"},
+    "verify": set(),
     "prompts compare": {
         "--styles", "--n", "--scores", "--base-url", "--model", "--temperature", "--max-tokens", "--characters", "--seed",
         "--output",

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from pipeline.dataset_export.export import COLUMNS, Counts, yield_share
+from pipeline.dataset_export.yields import YIELDS_FOLDER
 from pipeline.recipe import Recipe
 from rephrasers.verify import DraftKind
 
@@ -58,8 +59,15 @@ def card_metadata(recipe: Recipe, kind: DraftKind, counts: Counts) -> dict[str, 
         "task_categories": ["text-generation"],
         "tags": ["safety", "safety-pretraining", "synthetic"],
         "size_categories": [next((name for most, name in _SIZES if counts.rows < most), "n>1B")],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}],
+        "configs": _configs(counts.rows),
     }
+
+
+def _configs(rows: int) -> list[dict[str, Any]]:
+    """Where `datasets` finds what. It raises for a split without rows, so an empty `train` is not named."""
+    texts = {"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}
+    yields = {"config_name": "yields", "data_files": [{"split": "yields", "path": f"{YIELDS_FOLDER}/*.parquet"}]}
+    return [texts, yields] if rows else [yields]
 
 
 def _hub_licence(licences: Counter[str]) -> str:
@@ -74,7 +82,9 @@ def _warnings(counts: Counts) -> str:
     if counts.rows == 0:
         return (
             "**This data set is empty: none of the drafts passed verification.** That is a result, not a fault: only what "
-            "passes its checks is kept, whatever the writer. (`datasets.load_dataset` refuses a data set without rows.)"
+            "passes its checks is kept, whatever the writer. There is no split `train`, since `datasets` cannot read one "
+            "without rows; `load_dataset` gives the split `yields`, which says what was written and why it was dropped. "
+            "The file under `data/` has the columns and no rows."
         )
     return ""
 
@@ -86,14 +96,13 @@ def _numbers(counts: Counts) -> str:
         f"{counts.rows:,} texts, {counts.characters:,} characters, from {counts.shards} shards. Of {drafts:,} drafts "
         + ("none was written." if share is None else f"{counts.rows:,} ({100 * share:.1f} %) passed verification."),
     ]
-    if counts.written:
-        passed = counts.by.get("style", Counter())
-        rows = [
-            (style, f"{tried:,}", f"{passed[style]:,}", f"{100 * passed[style] / tried:.1f} %")
-            for style, tried in sorted(counts.written.items())
-            if tried
-        ]
-        lines.append(_table(("style", "drafts", "passed", "yield"), rows))
+    written = [row for row in counts.yields if row["drafts"]]
+    if written:
+        head = ("style", "drafts", "passed", "yield", "rejected by rule (one draft may break several)")
+        lines.append(
+            "Yield by style, over all attempts; the same numbers are rows of `yields`:\n\n"
+            + _table(head, map(_yield_cells, written))
+        )
     if counts.dropped:
         ordered = sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0]))
         reasons = _table(("rule", "drafts"), [(rule, f"{n:,}") for rule, n in ordered])
@@ -107,6 +116,11 @@ def _numbers(counts: Counts) -> str:
         if found:
             lines.append(_table((title, "texts"), [(value, f"{n:,}") for value, n in sorted(found.items())]))
     return "\n\n".join(lines)
+
+
+def _yield_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    why = ", ".join(f"{entry['rule']} {entry['drafts']:,}" for entry in row["rejected"])
+    return row["style"], f"{row['drafts']:,}", f"{row['passed']:,}", f"{100 * row['passed'] / row['drafts']:.1f} %", why
 
 
 def _making(recipe: Recipe, counts: Counts) -> str:

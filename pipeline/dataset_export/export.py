@@ -1,6 +1,7 @@
 """Writes one kind of synthetic text as a folder that the Hub and `datasets.load_dataset` understand.
 
-FOLDER/README.md is the card, FOLDER/data/train-00000-of-0000N.parquet are the rows. Unsafe source texts are not in it.
+FOLDER/README.md is the card, FOLDER/data/train-00000-of-0000N.parquet are the rows, FOLDER/yields says what passed and what
+did not. Unsafe source texts are not in it.
 """
 
 import json
@@ -9,16 +10,19 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from classifiers.errors import DataError
 from pipeline.atomic_files import write_text
+from pipeline.dataset_export.yields import write_yields, yields_by_style
 from pipeline.manifest import Manifest, output_state
 from pipeline.recipe import Recipe
 from pipeline.run import load_frozen_recipe
 from pipeline.run_folder import RunFolder
+from pipeline.stages.assignments import prompt_hashes
 from pipeline.stages.synthesis import STAGE_OF_KIND, synthetic_table
 from pipeline.stages.tokenise import synthetic_kinds
 from rephrasers.verify import DraftKind
@@ -58,7 +62,7 @@ class Counts:
     rows: int = 0
     characters: int = 0
     shards: int = 0
-    written: Counter[str] = field(default_factory=Counter)  # drafts that came to verification, by style
+    yields: list[dict[str, Any]] = field(default_factory=list)  # see `yields.yields_by_style`
     dropped: Counter[str] = field(default_factory=Counter)  # drafts that did not pass, by the first rule they break
     by: dict[str, Counter[str]] = field(default_factory=dict)  # column -> value -> rows
 
@@ -102,6 +106,8 @@ def export_kind(run: RunFolder, recipe: Recipe, kind: DraftKind, folder: Path) -
     (building / "data").mkdir(parents=True)
     try:
         counts = _write_rows(run, kind, manifests, building / "data")
+        counts.yields = yields_by_style(manifests, set(prompt_hashes(kind)) - {"piece_notes"})
+        write_yields(counts.yields, building)
         write_text(building / "README.md", dataset_card(recipe, kind, counts))
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
@@ -144,9 +150,6 @@ def _write_rows(run: RunFolder, kind: DraftKind, manifests: list[Manifest], fold
         counts.dropped.update(manifest.rows.dropped)
         table = synthetic_table(run, kind, manifest.shard)
         filled += [table] if pq.read_metadata(table).num_rows else []
-        # Of each style: how many passed, how many came.
-        for style, (_, tried) in manifest.metrics.get("yield_by_style", {}).items():
-            counts.written[style] += tried
     for number, table in enumerate(filled or [synthetic_table(run, kind, manifests[0].shard)]):
         name = f"train-{number:05d}-of-{max(1, len(filled)):05d}.parquet"
         schema = _schema(kind, pq.read_schema(table))

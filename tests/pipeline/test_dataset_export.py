@@ -65,7 +65,10 @@ def make_run(folder, shards, licence="CC0-1.0"):
                     identity={},
                     rows=Rows(number + 2, number, {"copied": 2}, {}),
                     outputs={run.relative(table): OutputFile.of(table, number)} if name.startswith("verify") else {},
-                    metrics={"yield_by_style": {style: [number, number + 2]}},
+                    metrics={
+                        "yield_by_style": {style: [number, number + 2]},
+                        "rejected_by_style": {style: {"copied": 2}},
+                    },
                 ).write(run.manifest(name, shard))
     return run
 
@@ -106,9 +109,12 @@ def test_the_card_has_the_hubs_metadata_and_true_numbers(tmp_path):
     assert (
         metadata["license"] == "cc0-1.0" and metadata["language"] == ["en"] and metadata["size_categories"] == ["n<1K"]
     )
-    assert metadata["configs"][0]["data_files"] == [{"split": "train", "path": "data/*.parquet"}]
+    assert metadata["configs"][0] == {
+        "config_name": "default",
+        "data_files": [{"split": "train", "path": "data/*.parquet"}],
+    }
     assert "5 texts" in body and "Of 9 drafts 5 (55.6 %) passed" in body
-    assert "| podcast_host | 9 | 5 | 55.6 % |" in body and "| copied | 4 |" in body
+    assert "| podcast_host | 9 | 5 | 55.6 % | copied 4 |" in body and "| copied | 4 |" in body
     assert "some writer (revision abc)" in body and "| texts | CC0-1.0 | 5 |" in body
     assert "`prompt_sha256`" in body and "`turns`" not in body
     assert str(tmp_path) not in (folder / "README.md").read_text()
@@ -122,13 +128,55 @@ def test_the_hub_accepts_the_metadata(tmp_path):
     assert card.data.license == "cc0-1.0" and card.data.task_categories == ["text-generation"]
 
 
-def test_an_empty_data_set_is_a_result_and_says_so(tmp_path):
+def test_an_empty_data_set_is_a_result_that_says_so_and_is_read_back(tmp_path):
+    from datasets import load_dataset
+
     folder = export_datasets(make_run(tmp_path, [0, 0]), tmp_path / "out", ["moral"])[0]
     metadata, body = metadata_of(folder)
-    assert "This data set is empty" in body and "Of 4 drafts 0 (0.0 %) passed" in body
+    assert "This data set is empty" in body and "no split `train`" in body and "Of 4 drafts 0 (0.0 %) passed" in body
     assert metadata["license"] == "unknown" and "language" not in metadata
     [file] = (folder / "data").iterdir()
     assert pq.read_table(file).num_rows == 0 and "source_id" in pq.read_schema(file).names
+    data = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert list(data) == ["yields"], "no split that could be taken for texts"
+    assert {row["style"]: (row["drafts"], row["passed"]) for row in data["yields"]}["podcast_host"] == (4, 0)
+    texts = load_dataset("parquet", data_files=str(file), streaming=True)["train"]
+    assert list(texts) == [] and "text" in texts.features, "streaming reads the file of columns"
+
+
+def test_the_yields_are_a_table_beside_the_texts(tmp_path):
+    from datasets import load_dataset
+
+    run = make_run(tmp_path, [3, 0])
+    for folder in export_datasets(run, tmp_path / "out"):
+        rows = list(load_dataset(str(folder), "yields", cache_dir=str(tmp_path / "cache"))["yields"])
+        [row] = [row for row in rows if row["drafts"]]
+        assert row["style"] == ("refuse" if folder.name == "refusal" else "podcast_host")
+        assert (row["drafts"], row["passed"]) == (7, 3) and row["rejected"] == [{"rule": "copied", "drafts": 4}]
+        # the twelve styles of rewrites have rows even where they were never drawn
+        assert len(rows) == {"rephrased": 12, "refusal": 1, "moral": 2}[folder.name]
+
+
+def test_a_kind_that_was_never_written_is_read_back_too(tmp_path):
+    from datasets import load_dataset
+
+    run = make_run(tmp_path, [0])
+    path = run.manifest("verify-moral", 0)
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "rows": {**manifest["rows"], "in": 0, "dropped": {}}, "metrics": {}}))
+    folder = export_datasets(run, tmp_path / "out", ["moral"])[0]
+    assert "Of 0 drafts none was written." in metadata_of(folder)[1]
+    [row] = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))["yields"]
+    assert row == {"style": "moralise", "drafts": 0, "passed": 0, "rejected": []}
+
+
+def test_an_empty_data_set_adds_nothing_to_others(tmp_path):
+    from datasets import load_dataset
+
+    full = export_datasets(make_run(tmp_path / "a", [2]), tmp_path / "a", ["rephrased"])[0]
+    empty = export_datasets(make_run(tmp_path / "b", [0]), tmp_path / "b", ["rephrased"])[0]
+    files = [str(folder / "data" / "*.parquet") for folder in (empty, full)]
+    assert len(load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))["train"]) == 2
 
 
 def test_an_unknown_licence_is_said_and_a_second_export_replaces_the_first(tmp_path):

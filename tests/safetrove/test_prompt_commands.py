@@ -74,6 +74,54 @@ def test_yields_page_and_resuming(files, tmp_path):
         assert len(asked) == 6, "only the new style is asked for"
 
 
+def test_what_is_kept_opens_no_server(files, tmp_path, monkeypatch):
+    def open_server(*_):
+        raise AssertionError("a server is opened although every answer is kept")
+
+    arguments = [files, "--styles", "podcast_host,refuse", "--model", "stub", "--output", tmp_path]
+    with writer(lambda content: 400 if "dialogue" in content and "idiots" in content else answer(content)) as (
+        url,
+        _,
+    ):
+        arguments += ["--base-url", url]
+        first = compare(*arguments)
+        assert "rejected 1" in first.output, "an answer that is final is kept as well"
+    page = (tmp_path / "compare.html").read_text()
+    monkeypatch.setattr("rephrasers.ask.serving", open_server)
+    assert compare(*arguments).stdout == first.stdout and (tmp_path / "compare.html").read_text() == page
+    with pytest.raises(AssertionError, match="a server is opened"):
+        compare(*arguments, "--temperature", "0.1")
+    (tmp_path / "answers" / "kept.jsonl").write_text("[]\n")
+    assert "kept.jsonl: not as it was written" in str(compare(*arguments, expect=1).exception)
+
+
+LONG = " ".join(
+    f"On day {n} my neighbour, that moron, left his ugly bicycle at the gate of house {n}." for n in range(90)
+)
+
+
+def test_long_documents_are_written_in_all_their_pieces(tmp_path):
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"id": "long", "score": 2, "language": "en", "text": LONG}))
+    arguments = [path, "--model", "stub", "--output", tmp_path]
+    with writer(lambda content: f"Piece of {content.count('moron')} sentences, gently told.") as (url, asked):
+        compare(*arguments, "--styles", "podcast_host,refuse", "--base-url", url)
+        page = (tmp_path / "compare.html").read_text()
+        assert len(asked) == 5, "four pieces of a rewrite, and one request for a dialogue"
+        assert sum(content.count("moron") for content in asked if "podcast" in content) == 90, (
+            "together they are the whole text"
+        )
+        assert "4 pieces" in page and f"all {len(LONG)} characters" in page and "beginning only" not in page
+        assert page.count("gently told.") == 5
+        cut = compare(*arguments, "--styles", "podcast_host", "--characters", 500, "--base-url", url)
+        page = (tmp_path / "compare.html").read_text()
+        assert f"the first 500 of {len(LONG)} characters" in page and "beginning only" in page
+        assert "1 of them are too long: their first 500 characters" in cut.output and len(asked) == 6
+        path.write_text(json.dumps({"id": "long", "score": 2, "language": "en", "text": LONG * 3}))
+        result = compare(*arguments, "--styles", "podcast_host", "--characters", 30_000, "--base-url", url)
+        assert len(asked) == 6 and "too_many_pieces 1" in result.output, "what a run would drop"
+
+
 class Tags(HTMLParser):
     """The tags of a page with their attributes, and the text inside `details` that are closed at first."""
 
