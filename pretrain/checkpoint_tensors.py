@@ -2,6 +2,7 @@
 number of ranks."""
 
 import pickle
+import warnings
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +27,9 @@ from pretrain.errors import CheckpointError
 from pretrain.mesh import Ranks
 from pretrain.model import Decoder
 from pretrain.optimizer import optimizer_tensors
+
+# Said at every save of a process that trains alone, which is what it was told to do.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
 
 # What reading a torn or foreign folder raises, deep inside torch.
 _BROKEN: Final = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, CheckpointException)

@@ -75,13 +75,14 @@ def pretrain(
         begun_at = training.state.iteration
         training.open_save_folder()
         with Report(recipe, begun_at, write_line, ranks.rank == 0, terminal) as report, StopSignal() as stop:
-            _iterate(training, held_out, report, stop)
+            train(training, held_out, report, stop)
         if tokenizer is not None and training.state.iteration >= recipe.train_iters:
             _export(training, tokenizer)
         return _result(training.state, training.state.iteration - begun_at, resume_from)
 
 
-def _iterate(training: "Training", held_out: "Validation | None", report: Report, stop: StopSignal) -> None:
+def train(training: "Training", held_out: "Validation | None", report: Report, stop: StopSignal) -> None:
+    """Iterate to the last iteration, to the next multiple of `exit_interval`, or to SIGTERM; then save and wait for it."""
     recipe, state = training.recipe, training.state
     window = _Window()
     while state.iteration < recipe.train_iters:

@@ -144,7 +144,7 @@ def pretrain(
         bool, typer.Option("--print-megatron", help="print Megatron-LM's commands for the same run, and train nothing")
     ] = False,
 ) -> None:
-    """Train on a corpus's tokens. Resumes from the last checkpoint."""
+    """Train on a corpus's tokens. Resumes from the last checkpoint. On several ranks: `torchrun ... -m safetrove pretrain`."""
     from safetrove.pretraining import print_megatron_script, run_pretraining
 
     raise typer.Exit((print_megatron_script if print_megatron else run_pretraining)(recipe, overrides))

@@ -1,5 +1,7 @@
 """`safetrove pretrain`, and what the demo says about its short training run."""
 
+import os
+import sys
 from pathlib import Path
 
 from pretrain.errors import PretrainRecipeError
@@ -10,7 +12,9 @@ from pretrain.recipe import load_recipe
 
 def run_pretraining(recipe: Path, overrides: list[str]) -> int:
     """Train by a recipe file with `key=value` overrides; 0 when the run has reached its last iteration."""
-    print(describe(run(recipe, _pairs(overrides), lambda line: print(line, flush=True))))
+    result = run(recipe, _pairs(overrides), lambda line: print(line, flush=True), terminal=sys.stdout.isatty())
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+        print(describe(result))
     return 0
 
 
