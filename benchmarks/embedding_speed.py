@@ -104,7 +104,8 @@ def main() -> None:
     adapter = read_head_facts(SHIPPED_HEAD).adapter
     ours = {name: Encoder(threads=arguments.threads, precision=name, adapter=adapter) for name in PRECISIONS}
     first = ours[DEFAULT_PRECISION]
-    theirs[0].auto_model.load_state_dict(first.model.state_dict())
+    transformer: Any = theirs[0]
+    transformer.auto_model.load_state_dict(first.model.state_dict())
     heads = EmbeddingHeads(SHIPPED_HEAD, first.weights_sha256, first.size)
 
     baseline = "SentenceTransformer"

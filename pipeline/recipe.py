@@ -137,7 +137,7 @@ class Cascade(_Section):
         ge=0,
         le=0.5,
         description="a judge among the classifiers is asked where the encoder's P(score >= 1) or P(score >= 3) is within "
-        "this of one half; 0.5: wherever the encoder was asked",
+        "this of its threshold, distances scaled to 0.5 at either end; 0.5: wherever the encoder was asked",
     )
 
 

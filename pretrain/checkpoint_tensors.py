@@ -1,11 +1,11 @@
 """Weights, optimizer and random states through torch.distributed.checkpoint: written while training goes on, read by any
 number of ranks."""
 
-import pickle
 import warnings
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final
 
 import torch
@@ -32,7 +32,7 @@ from pretrain.optimizer import optimizer_tensors
 warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
 
 # What reading a torn or foreign folder raises, deep inside torch.
-_BROKEN: Final = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, CheckpointException)
+_BROKEN: Final = (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError, CheckpointException)
 
 
 def random_states(ranks: Ranks) -> dict[str, Tensor]:

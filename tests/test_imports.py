@@ -78,5 +78,7 @@ def test_no_loader_runs_foreign_code(path):
         if any(keyword.arg == "trust_remote_code" for keyword in call.keywords):
             assert constant(call, "trust_remote_code") is False, f"{where}: trust_remote_code is not False"
         assert name not in ("yaml.load", "yaml.unsafe_load", "eval", "exec", "os.system"), f"{where}: {name}"
+    # The error alone may be named: torch's checkpoint reader raises it.
+    tree.body = [node for node in tree.body if ast.unparse(node) != "from pickle import UnpicklingError"]
     unpickles = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"} & imported(tree)
     assert not unpickles, f"{path}: imports {sorted(unpickles)}"

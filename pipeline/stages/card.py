@@ -91,6 +91,8 @@ def _token_counts(tokenizer: Any, texts: list[str]) -> Iterator[int]:
 class ReportStage(Stage):
     """The card in four formats; `safetrove card RUN` makes it from whatever stages are finished."""
 
+    version = 2  # 2: the judge's health
+
     def __init__(self, recipe: Recipe, run: RunFolder, document_shards: int):
         super().__init__("report", recipe, run, 1)
         self.document_shards = document_shards
