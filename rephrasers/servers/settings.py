@@ -38,6 +38,9 @@ class ServerSettings(BaseModel):
     )
     concurrency: int = Field(16, ge=1, description="requests in flight at once")
     max_attempts: int = Field(5, ge=1, description="tries of one request before it is given up")
+    max_restarts: int = Field(
+        2, ge=0, description="how often a server of ours that ends is started again while one shard is asked about"
+    )
     request_timeout_seconds: float = Field(600.0, gt=0)
     start_timeout_seconds: float = Field(600.0, gt=0)
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
