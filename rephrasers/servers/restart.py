@@ -22,6 +22,7 @@ class Restarts:
         self.settings, self.server = settings, server
         self.made = 0
         self._lock = asyncio.Lock()
+        self._failure: ModelError | None = None
 
     async def revive(self) -> None:
         """Returns when the server's process runs and answers; at once for an endpoint, which others run.
@@ -33,8 +34,14 @@ class Restarts:
         if process is None or not (process.has_ended() or self._lock.locked()):
             return
         async with self._lock:
-            if process.has_ended():
-                await self._restart(process)
+            if self._failure is not None:  # all requests that waited tell the same
+                raise self._failure
+            try:
+                if process.has_ended():
+                    await self._restart(process)
+            except ModelError as error:
+                self._failure = error
+                raise
 
     async def _restart(self, process: ServerProcess) -> None:
         what = f"ended with status {process.exit_status()} while it was in use"

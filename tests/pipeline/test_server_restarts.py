@@ -93,7 +93,9 @@ def test_a_server_that_does_not_come_up_again_is_not_tried_once_a_shard(fake):
     make, lines, _ = fake
     stage = make(die_at=(5,), bad_lives=(2, 3, 4))
     with stage.worker_context():
-        with pytest.raises(ModelError, match=r"(?s)status -9 .*status 1 when it was started again.*CUDA error: device lost"):
+        with pytest.raises(
+            ModelError, match=r"(?s)status -9 .*status 1 when it was started again.*CUDA error: device lost"
+        ):
             run_stage(stage)
         with pytest.raises(ModelError, match=r"(?s)did not come up again.*device lost"):
             run_stage(stage)

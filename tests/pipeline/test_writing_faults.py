@@ -125,7 +125,9 @@ def test_a_storm_without_end_stops_the_shard_and_loses_nothing(tmp_path, status)
 
     with misbehaving(until(7)) as server:
         stage = stage_of(tmp_path, {"url": server.url})
-        with pytest.raises(ModelError, match=rf"(?s)3 attempts at one request \(\w+: HTTP {status}\).*Answers so far are kept"):
+        with pytest.raises(
+            ModelError, match=rf"(?s)3 attempts at one request \(\w+: HTTP {status}\).*Answers so far are kept"
+        ):
             run_stage(stage)
         assert len(server.statuses) <= 20 * 3
     assert not draft_table(stage.run, "refusal", 0).exists()

@@ -75,7 +75,12 @@ def test_every_document_comes_out_in_order_with_answer_or_reason(tmp_path):
             }
     assert step.counts == {
         **{"answered": 36, "not_asked": 1, "completion_tokens": 4 * 36, "answer_errors": 3, "fault_unavailable": 1},
-        **{"answer_error_rejected": 1, "answer_error_invalid_json": 1, "answer_error_too_long": 1, "fault_invalid_json": 1},
+        **{
+            "answer_error_rejected": 1,
+            "answer_error_invalid_json": 1,
+            "answer_error_too_long": 1,
+            "fault_invalid_json": 1,
+        },
     }
     assert asked.count("busy-3") == 2, "a busy server is asked again"
     assert "long" not in asked and "skip" not in asked
