@@ -18,6 +18,7 @@ from rephrasers.models import ModelReference, resolve_model
 from rephrasers.servers.process import ServerProcess, ask_directly, free_port
 from rephrasers.servers.sampling import sampling_notes
 from rephrasers.servers.settings import ServerSettings
+from rephrasers.servers.sglang_server import sglang_command
 from rephrasers.servers.transformers_serve import served_name, transformers_command
 from rephrasers.servers.vllm_server import vllm_command, vllm_is_installed
 
@@ -41,7 +42,7 @@ class Serving:
 _open: dict[str, Serving] = {}
 
 
-def choose_server(settings: ServerSettings) -> Literal["vllm", "transformers", "endpoint"]:
+def choose_server(settings: ServerSettings) -> Literal["vllm", "sglang", "transformers", "endpoint"]:
     """The kind that "auto" means here: the endpoint if a URL is given, vLLM where installed, else transformers."""
     if settings.kind != "auto":
         return settings.kind
@@ -98,6 +99,8 @@ def _start(settings: ServerSettings, log_file: Path, stack: ExitStack) -> Servin
     port = free_port()
     if kind == "vllm":
         name, command = model.path_or_id, vllm_command(settings, model, port)
+    elif kind == "sglang":
+        name, command = model.path_or_id, sglang_command(settings, model, port)
     else:
         name, command = served_name(model), transformers_command(settings, model, port)
     process = ServerProcess(kind, command, f"http://127.0.0.1:{port}", log_file)

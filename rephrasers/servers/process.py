@@ -33,7 +33,7 @@ _ADVICE = (
     (("address already in use",), "the port was taken in between: run again"),
     (
         ("no module named", "missing dependencies", "importerror"),
-        "a package is missing: pip install 'transformers[serving]' (or vllm)",
+        "a package is missing: pip install 'transformers[serving]' (or vllm, or sglang)",
     ),
     (
         ("trust_remote_code", "trust-remote-code"),

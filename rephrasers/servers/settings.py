@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-ServerKind = Literal["auto", "vllm", "transformers", "endpoint"]
+ServerKind = Literal["auto", "vllm", "sglang", "transformers", "endpoint"]
 
 
 class ServerSettings(BaseModel):
@@ -47,8 +47,8 @@ class ServerSettings(BaseModel):
     extra_arguments: tuple[str, ...] = Field((), description="appended to the server's command line")
     server_python: str | None = Field(
         None,
-        description="kind vllm: the python of the environment that vLLM is installed in; null: $SAFETROVE_VLLM_PYTHON, "
-        "else the one that runs this",
+        description="the python of the environment that vLLM or SGLang is installed in; null: $SAFETROVE_VLLM_PYTHON for "
+        "vLLM, else the one that runs this",
     )
     continuous_batching: bool = Field(
         True, description="kind transformers: false answers one request at a time; its decision endpoint needs that"

@@ -46,8 +46,7 @@ def test_disk_full(tmp_path, case):
         )
         first = {word_of(prompt) for prompt in server.asked}
     assert child.returncode == 1
-    error = child.stderr.strip().splitlines()[-1]
-    assert re.search(message, error), error
+    assert re.search(rf"(?m)^{message}", child.stderr), child.stderr
     recorded = json.loads(stage.run.failure("refuse", 0).read_text())["error"]
     assert "Free space" in recorded or "free space" in recorded
     assert not list((stage.run.root / "drafts").rglob("*")) or not draft_table(stage.run, "refusal", 0).exists()
