@@ -65,6 +65,9 @@ class AnswerRunner(InferenceRunner):
             model_max_context=settings.max_context,
             endpoint_url=server.base_url,
             max_concurrent_generations=settings.concurrency,
+            # Further documents stand ready, so that no slot of the server waits for the next prompt to be made, or for an
+            # answer to be written to disk.
+            max_concurrent_documents=2 * settings.concurrency + 8,
             metric_interval=600,
             server_start_max_retries=0,
         )

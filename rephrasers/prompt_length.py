@@ -1,7 +1,9 @@
 """How many tokens a chat prompt has: counted with the model's tokenizer, or estimated where there is none."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rephrasers.models import ModelReference, resolve_model
 from rephrasers.servers.open_servers import choose_server, model_of
@@ -28,15 +30,20 @@ def token_counter(settings: ServerSettings, model: ModelReference) -> Callable[[
         if settings.tokenizer is None:
             return estimate_tokens
         model = resolve_model(settings.tokenizer)
-    from transformers import AutoTokenizer
-
-    revision = None if Path(model.path_or_id).is_dir() else model.revision
-    tokenizer = AutoTokenizer.from_pretrained(model.path_or_id, revision=revision)
+    tokenizer = _tokenizer(model.path_or_id, None if Path(model.path_or_id).is_dir() else model.revision)
 
     def count(messages: Messages) -> int:
         return len(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
 
     return count
+
+
+@functools.lru_cache(maxsize=2)
+def _tokenizer(path_or_id: str, revision: str | None) -> Any:
+    """Loaded once a process, which takes a quarter of a second: it is asked for twice in each shard."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path_or_id, revision=revision)
 
 
 class PromptFits:

@@ -4,10 +4,11 @@ datatrove keeps an answer's text, finish reason and `usage`; so the log-probabil
 came travel in `usage`, and `take_extras` takes them out again.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
+
+import orjson
 
 from rephrasers.servers.constrained import QUESTION_NAME
 
@@ -38,8 +39,8 @@ def most_bytes(payload: Mapping[str, Any]) -> int:
 def read_completion(content: bytes, decision: bool) -> dict[str, Any]:
     """The completion in a body; decision: of the decision endpoint. Raises MalformedAnswerError, with no text of it."""
     try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError:
         raise MalformedAnswerError("invalid_json", f"{len(content)} bytes that are not JSON") from None
     try:
         return decision_completion(body) if decision else chat_completion(body)
