@@ -65,8 +65,7 @@ class AnswerRunner(InferenceRunner):
             model_max_context=settings.max_context,
             endpoint_url=server.base_url,
             max_concurrent_generations=settings.concurrency,
-            # Further documents stand ready, so that no slot of the server waits for the next prompt to be made, or for an
-            # answer to be written to disk.
+            # Further documents stand ready, so that no slot of the server waits for the next prompt to be made.
             max_concurrent_documents=2 * settings.concurrency + 8,
             metric_interval=600,
             server_start_max_retries=0,
@@ -80,6 +79,7 @@ class AnswerRunner(InferenceRunner):
         self.checkpoint_manager = CheckpointManager(None)
 
         self.restarts = 0
+        self._slots = asyncio.Semaphore(settings.concurrency)
 
     def _init_server(self, rank: int) -> GuardedClient:
         self._guarded = GuardedClient(self.config, rank, self._settings, self._server)
@@ -111,6 +111,11 @@ class AnswerRunner(InferenceRunner):
             **({"seed": request["seed"]} if "seed" in request else {}),
             **self._request_fields,
         }
+
+    async def _cached_request(self, payload: dict[str, Any], *args: Any, **kwargs: Any) -> InferenceResult:
+        """A slot is free again when its answer is on disk: a kill costs no more answers than requests were in flight."""
+        async with self._slots:
+            return await super()._cached_request(payload, *args, **kwargs)
 
     async def _save_document(self, document: Document, output_writer_context: SpillWriter, *_: Any, **__: Any) -> None:
         """datatrove logs a failed write and asks on; here it ends the run: what follows could not be written either."""
