@@ -51,7 +51,7 @@ def test_each_kind_is_mended_or_quarantined_under_its_own_name(tmp_path):
     words = ["first", *(f"once-{kind}" for kind in FAULTS), *(f"ever-{kind}" for kind in lasting), "last"]
     ids = prepare(tmp_path, words)
     with misbehaving(answer) as server:
-        stage = stage_of(tmp_path, {"url": server.url, "request_timeout_seconds": 0.5})
+        stage = stage_of(tmp_path, {"url": server.url, "request_timeout_seconds": 3})
         manifest = run_stage(stage)
         asked = {word_of(prompt): times for prompt, times in server.asked.items()}
     rows = rows_of(stage)
