@@ -283,8 +283,9 @@ def dump_recipe(recipe: Recipe) -> str:
 
 # Keys of a server that say how it is reached and how fast it is asked, not what it answers.
 _REACH_KEYS = {
-    "kind", "url", "api_key_variable", "tokenizer", "concurrency", "max_attempts", "request_timeout_seconds",
-    "start_timeout_seconds", "extra_arguments", "allow_remote_code_of", "server_python", "continuous_batching",
+    "kind", "url", "api_key_variable", "tokenizer", "concurrency", "max_attempts", "max_restarts",
+    "request_timeout_seconds", "start_timeout_seconds", "extra_arguments", "allow_remote_code_of", "server_python",
+    "continuous_batching",
 }  # fmt: skip
 
 

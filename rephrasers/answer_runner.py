@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from datatrove.data import Document
-from datatrove.pipeline.inference.checkpointing import CheckpointManager, RequestCache
+from datatrove.pipeline.inference.checkpointing import CheckpointManager
 from datatrove.pipeline.inference.run_inference import InferenceConfig, InferenceRunner
 from datatrove.pipeline.inference.types import InferenceError, InferenceResult, ServerError
 
 from classifiers.errors import SafetroveError
+from rephrasers.answer_cache import AnswerCache
 from rephrasers.answer_spill import AnswerSpill
-from rephrasers.servers.answers import take_extras
+from rephrasers.servers.answers import extras_of_faults, take_extras
 from rephrasers.servers.endpoint import GuardedClient, RequestFailedError
 from rephrasers.servers.open_servers import Serving
 from rephrasers.servers.sampling import cut_at_stop
@@ -28,13 +29,11 @@ _REJECTED = re.compile(r"rejected: HTTP \d+")
 
 
 class SpillWriter:
-    """Takes the place of datatrove's disk writer: an answer goes to the spill file; its first error is remembered,
-    since the runner logs writer errors and goes on."""
+    """Takes the place of datatrove's disk writer: an answer goes to the spill file."""
 
     def __init__(self, spill: AnswerSpill, on_answer: Callable[[int], None] | None = None):
         self.spill = spill
         self.on_answer = on_answer
-        self.error: Exception | None = None
 
     def __enter__(self) -> "SpillWriter":
         return self
@@ -42,15 +41,11 @@ class SpillWriter:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def write(self, document: Document, rank: int = 0, **_: Any) -> None:
+    def write(self, document: Document, **_: Any) -> None:
         """Stores the one result of a document under its index."""
-        try:
-            self.spill.put(document.metadata["index"], document.metadata[RESULT_KEY][0])
-            if self.on_answer is not None:
-                self.on_answer(self.spill.answered)
-        except Exception as error:
-            self.error = self.error or error
-            raise
+        self.spill.put(document.metadata["index"], document.metadata[RESULT_KEY][0])
+        if self.on_answer is not None:
+            self.on_answer(self.spill.answered)
 
 
 class AnswerRunner(InferenceRunner):
@@ -70,6 +65,8 @@ class AnswerRunner(InferenceRunner):
             model_max_context=settings.max_context,
             endpoint_url=server.base_url,
             max_concurrent_generations=settings.concurrency,
+            # Further documents stand ready, so that no slot of the server waits for the next prompt to be made.
+            max_concurrent_documents=2 * settings.concurrency + 8,
             metric_interval=600,
             server_start_max_retries=0,
         )
@@ -78,11 +75,15 @@ class AnswerRunner(InferenceRunner):
         self._server = server
         self._request_fields = dict(request_fields)
         # The cache alone, without chunk files: a chunk that ends would delete its answers from the cache.
-        self.request_cache = RequestCache(str(cache_folder))
+        self.request_cache = AnswerCache(str(cache_folder))
         self.checkpoint_manager = CheckpointManager(None)
 
+        self.restarts = 0
+        self._slots = asyncio.Semaphore(settings.concurrency)
+
     def _init_server(self, rank: int) -> GuardedClient:
-        return GuardedClient(self.config, rank, self._settings, self._server)
+        self._guarded = GuardedClient(self.config, rank, self._settings, self._server)
+        return self._guarded
 
     async def _ask(self, document: Document, generate: Any) -> dict[str, Any]:
         """One document's answer, or the reason why there is none. Parameters are in the payload, hence in its hash."""
@@ -90,10 +91,9 @@ class AnswerRunner(InferenceRunner):
             result: InferenceResult = await generate(self._payload(document.metadata))
         except InferenceError as error:
             rejected = _REJECTED.search(str(error.error))
-            return {
-                "answer_error": rejected.group() if rejected else str(error.error),
-                "answer_retries": error.retries if isinstance(error, RequestFailedError) else 0,
-            }
+            extras = extras_of_faults(error.faults if isinstance(error, RequestFailedError) else {})
+            reason = rejected.group() if rejected else str(error.error)
+            return {"answer_error": reason, **{f"answer_{key}": value for key, value in extras.items()}}
         usage, extras = take_extras(result.usage)
         text, finish_reason = cut_at_stop(result.text, result.finish_reason, self._settings.stop)
         return {"answer": {"text": text, "finish_reason": finish_reason, "usage": usage, **extras}}
@@ -112,11 +112,14 @@ class AnswerRunner(InferenceRunner):
             **self._request_fields,
         }
 
-    async def _cached_request(self, payload: dict, *args: Any, **kwargs: Any) -> InferenceResult:
-        result = await super()._cached_request(payload, *args, **kwargs)
-        # The cache writes behind: without this a kill could lose an answer whose document was already counted.
-        await self.request_cache.flush()
-        return result
+    async def _cached_request(self, payload: dict[str, Any], *args: Any, **kwargs: Any) -> InferenceResult:
+        """A slot is free again when its answer is on disk: a kill costs no more answers than requests were in flight."""
+        async with self._slots:
+            return await super()._cached_request(payload, *args, **kwargs)
+
+    async def _save_document(self, document: Document, output_writer_context: SpillWriter, *_: Any, **__: Any) -> None:
+        """datatrove logs a failed write and asks on; here it ends the run: what follows could not be written either."""
+        output_writer_context.write(document)
 
     async def _cleanup(
         self, metrics_task: asyncio.Task, tasks_pool: set[asyncio.Task], delete_cache_file: bool, timeout: int = 30
@@ -139,6 +142,7 @@ class AnswerRunner(InferenceRunner):
                 raise
             raise cause from None
         finally:
+            self.restarts = self._guarded.restarts.made
             self._release_cache()
 
     def _release_cache(self) -> None:

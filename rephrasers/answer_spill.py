@@ -1,5 +1,6 @@
 """Documents and their answers on disk while a shard is asked, so that memory does not grow with the shard."""
 
+import contextlib
 import json
 import shutil
 import threading
@@ -37,12 +38,14 @@ class AnswerSpill:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._documents.close()
-        self._answers.close()
+        for file in (self._documents, self._answers):
+            # A full disk was reported by the write that met it; what is still buffered goes with the folder.
+            with contextlib.suppress(OSError):
+                file.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(self, document: Document) -> int:
-        """Appends a document and returns its index. Raises DataError for metadata that JSON cannot hold."""
+        """Appends a document and returns its index. Raises DataError for metadata that JSON cannot hold, and for a full disk."""
         try:
             line = json.dumps({"id": document.id, "text": document.text, "metadata": document.metadata})
         except (TypeError, ValueError) as error:
@@ -50,13 +53,14 @@ class AnswerSpill:
                 f"document {document.id}: its metadata cannot be kept while it is asked ({error}); "
                 "put only JSON values there before AskLLM"
             ) from error
-        self._documents.write(line.encode() + b"\n")
+        with self._told():
+            self._documents.write(line.encode() + b"\n")
         self._offsets.append(_NO_ANSWER)
         return len(self._offsets) - 1
 
     def put(self, index: int, answer: dict[str, Any]) -> None:
-        """Stores a document's answer. Raises ValueError for a second one."""
-        with self._lock:
+        """Stores a document's answer. Raises ValueError for a second one, DataError where it cannot be written."""
+        with self._lock, self._told():
             if self._offsets[index] != _NO_ANSWER:
                 raise ValueError(f"document number {index} was answered twice")
             self._answers.seek(0, 2)
@@ -70,7 +74,9 @@ class AnswerSpill:
 
     def read(self) -> Iterator[tuple[Document, dict[str, Any] | None]]:
         """Every document in input order, with its answer, or None where none was stored."""
-        self._documents.flush()
+        with self._told():
+            self._documents.flush()
+            self._answers.flush()
         self._documents.seek(0)
         for offset in self._offsets:
             document = Document(**json.loads(self._documents.readline()))
@@ -79,3 +85,14 @@ class AnswerSpill:
             else:
                 self._answers.seek(offset)
                 yield document, json.loads(self._answers.readline())
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Says where a write failed and what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"{self.folder}: cannot be written ({error}). Free space, or raise the quota, and run again: answers that "
+                "were written are not asked for again"
+            ) from error

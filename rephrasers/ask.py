@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,14 @@ class AskLLM(PipelineStep):
 
     Yields every input document once, in input order. One that was asked has either
     `metadata["answer"] = {"text", "finish_reason", "usage", "retries"}` or `metadata["answer_error"]`, a reason:
-    "too_long: N tokens > M", "rejected: HTTP 400 ...", "timeout: ...", "server_error: ...", "unreadable: ...", and where
-    it was sent, `metadata["answer_retries"]`. retries: how often the request was sent again.
+    "too_long: N tokens > M", "rejected: HTTP 400", "timeout: ...", "connection_lost: ...", "server_error: ...", or an answer
+    that is none: "invalid_json: ...", "no_choices: ...", "no_content: ...", "not_a_completion: ...", "oversized: ...". Where
+    it was sent, `metadata["answer_retries"]`. retries: how often the request was sent again; faults (`answer_faults`), where
+    there were any: why, by kind.
+
+    `counts` says what happened so far: answered, not_asked, completion_tokens, server_restarts, answer_errors,
+    `answer_error_<reason>`, `fault_<kind>` (tries that went wrong and were mended or given up). The same stands in datatrove's
+    statistics. What came before a kill counts too, but for requests that had no answer then.
 
     `request_fields` go into each request (`servers.constrained`). Where they ask for log-probabilities and the server
     gives them, the answer has "token_logprobs": for each of its first tokens the candidates as [token, logprob].
@@ -81,6 +88,7 @@ class AskLLM(PipelineStep):
         self.on_answer = on_answer
         self.request_fields = dict(request_fields or {})
         self.seed = seed if settings.send_seeds else None
+        self.counts: Counter[str] = Counter()
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """See the class. All documents are asked before the first one is yielded."""
@@ -105,7 +113,7 @@ class AskLLM(PipelineStep):
             index = spill.add(document)
             messages = self.request_fn(document)
             if messages is None:
-                self.stat_update("not_asked")
+                self._count("not_asked")
                 spill.put(index, {})
                 continue
             if count_tokens is None:
@@ -124,22 +132,31 @@ class AskLLM(PipelineStep):
         with serving(self.settings, self.work_folder / f"server-{rank:05d}.log"):
             server = open_server(self.settings)
             assert server is not None
-            AnswerRunner(self.settings, server, cache_folder, writer, self.request_fields).ask_all(requests, rank)
+            runner = AnswerRunner(self.settings, server, cache_folder, writer, self.request_fields)
+            runner.ask_all(requests, rank)
+        if runner.restarts:
+            self._count("server_restarts", runner.restarts)
         if spill.answered != len(spill):
             lost = len(spill) - spill.answered
-            raise DataError(
-                f"{lost} of {len(spill)} documents got neither an answer nor a reason"
-                + (f" (writing to {spill.folder} failed: {writer.error})" if writer.error else "")
-            ) from writer.error
+            raise DataError(f"{lost} of {len(spill)} documents got neither an answer nor a reason")
 
     def _answered(self, spill: AnswerSpill) -> Iterator[Document]:
         for document, answer in spill.read():
             if answer is None:
                 raise DataError(f"document {document.id} got neither an answer nor a reason")
             document.metadata.update(answer)
+            faults = answer.get("answer_faults") or answer.get("answer", {}).get("faults") or {}
+            for kind, times in faults.items():
+                self._count(f"fault_{kind}", times)
             if "answer_error" in answer:
-                self.stat_update("answer_errors", "answer_error_" + answer["answer_error"].split(":")[0])
+                reason = answer["answer_error"].split(":")[0]
+                self._count("answer_errors")
+                self._count(f"answer_error_{reason}")
             elif "answer" in answer:
-                self.stat_update("answered")
-                self.stat_update("completion_tokens", value=answer["answer"]["usage"].get("completion_tokens", 0))
+                self._count("answered")
+                self._count("completion_tokens", answer["answer"]["usage"].get("completion_tokens") or 0)
             yield document
+
+    def _count(self, name: str, times: int = 1) -> None:
+        self.counts[name] += times
+        self.stat_update(name, value=times)

@@ -1,7 +1,9 @@
 """How many tokens a chat prompt has: counted with the model's tokenizer, or estimated where there is none."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rephrasers.models import ModelReference, resolve_model
 from rephrasers.servers.open_servers import choose_server, model_of
@@ -28,15 +30,24 @@ def token_counter(settings: ServerSettings, model: ModelReference) -> Callable[[
         if settings.tokenizer is None:
             return estimate_tokens
         model = resolve_model(settings.tokenizer)
+    where = model.path_or_id, None if Path(model.path_or_id).is_dir() else model.revision
+    return lambda messages: _count(*where, tuple((message["role"], message["content"]) for message in messages))
+
+
+@functools.lru_cache(maxsize=2)
+def _tokenizer(path_or_id: str, revision: str | None) -> Any:
+    """Loaded once a process: that takes a quarter of a second, and each shard asks for it twice."""
     from transformers import AutoTokenizer
 
-    revision = None if Path(model.path_or_id).is_dir() else model.revision
-    tokenizer = AutoTokenizer.from_pretrained(model.path_or_id, revision=revision)
+    return AutoTokenizer.from_pretrained(path_or_id, revision=revision)
 
-    def count(messages: Messages) -> int:
-        return len(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
 
-    return count
+@functools.lru_cache(maxsize=64)
+def _count(path_or_id: str, revision: str | None, messages: tuple[tuple[str, str], ...]) -> int:
+    """Remembers the last prompts: who cuts documents into pieces counts each, and soon after it who asks about them."""
+    chat = [{"role": role, "content": content} for role, content in messages]
+    tokens = _tokenizer(path_or_id, revision).apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    return len(tokens)
 
 
 class PromptFits:

@@ -1,12 +1,16 @@
 """Run one shard through datatrove: its pipeline, its task log, then the commit."""
 
+import errno
 from typing import Any
 
 from datatrove.executor import LocalPipelineExecutor
 
+from classifiers.errors import DataError
 from pipeline.manifest import Manifest
 from pipeline.shard_task import Progress, ShardTask, no_progress
 from pipeline.stage import Stage
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ShardExecutor(LocalPipelineExecutor):
@@ -17,7 +21,10 @@ class ShardExecutor(LocalPipelineExecutor):
 
 
 def run_shard(stage: Stage, shard: int, identity: dict[str, Any], progress: Progress = no_progress) -> Manifest:
-    """Run one shard of a stage and commit it. On an error nothing is published, the failure is recorded and raised."""
+    """Run one shard of a stage and commit it. On an error nothing is published, the failure is recorded and raised.
+
+    A disk that fills, wherever a step meets it, is a DataError that says what to do.
+    """
     task = ShardTask(stage.run, stage.name, shard, identity, progress)
     try:
         task.add_raw_inputs(stage.raw_inputs(shard))
@@ -31,5 +38,15 @@ def run_shard(stage: Stage, shard: int, identity: dict[str, Any], progress: Prog
         executor._run_for_rank(shard, local_rank=1)
         return task.commit()
     except BaseException as error:
-        task.abandon(error)
-        raise
+        told = _disk_full(stage, shard, error) if isinstance(error, OSError) and error.errno in _FULL else error
+        task.abandon(told)
+        if told is error:
+            raise
+        raise told from error
+
+
+def _disk_full(stage: Stage, shard: int, error: OSError) -> DataError:
+    return DataError(
+        f"stage {stage.name}, shard {shard}: a file cannot be written ({error.strerror}). Free space under {stage.run.root}, "
+        "or raise the quota, and run again: nothing of the shard was published, and what a language model answered is kept"
+    )

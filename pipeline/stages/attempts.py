@@ -7,7 +7,7 @@ trained on is for `verify-<kind>` to decide, on its own scores. Therefore the la
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ class Attempts(PipelineStep):
         with self._file(attempt).open("w", encoding="utf-8") as file:
             for tried in rows:
                 failed += tried.failed
-                file.write(json.dumps(asdict(tried)) + "\n")
+                file.write(json.dumps(vars(tried)) + "\n")
         return failed
 
     def _read(self, attempt: int) -> Iterator[Tried]:

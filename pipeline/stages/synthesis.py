@@ -5,6 +5,7 @@ Drafts are what the model said; nothing is trained on before `verify-<kind>` has
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,9 @@ class Asking:
         )
         for step in (assign, ask, JoinPieces()):
             documents = step.run(documents, rank)
-        return documents
+        yield from documents
+        counted = Counter(task.metrics.get("requests", {})) + ask.counts
+        task.metrics["requests"] = dict(sorted(counted.items()))
 
     def _assignment(self, attempt: int, document: Document) -> Assignment | None:
         synthesis, seed = self.stage.recipe.synthesis, self.stage.recipe.seed

@@ -1,9 +1,9 @@
 """One server for as long as a `with` block lasts, found again by every task of the process that wants the same."""
 
+import http.client
 import json
 import signal
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,16 +15,17 @@ from typing import Literal
 from loguru import logger
 
 from rephrasers.models import ModelReference, resolve_model
-from rephrasers.servers.process import ServerProcess, free_port
+from rephrasers.servers.process import ServerProcess, ask_directly, free_port
 from rephrasers.servers.sampling import sampling_notes
 from rephrasers.servers.settings import ServerSettings
+from rephrasers.servers.sglang_server import sglang_command
 from rephrasers.servers.transformers_serve import served_name, transformers_command
 from rephrasers.servers.vllm_server import vllm_command, vllm_is_installed
 
 # What a client may choose for itself; everything else must agree for an open server to be used.
 _CLIENT_SIDE = {
-    "kind", "concurrency", "max_attempts", "request_timeout_seconds", "start_timeout_seconds", "max_tokens", "tokenizer",
-    "stop", "send_seeds",
+    "kind", "concurrency", "max_attempts", "max_restarts", "request_timeout_seconds", "start_timeout_seconds",
+    "max_tokens", "tokenizer", "stop", "send_seeds",
 }  # fmt: skip
 
 
@@ -41,7 +42,7 @@ class Serving:
 _open: dict[str, Serving] = {}
 
 
-def choose_server(settings: ServerSettings) -> Literal["vllm", "transformers", "endpoint"]:
+def choose_server(settings: ServerSettings) -> Literal["vllm", "sglang", "transformers", "endpoint"]:
     """The kind that "auto" means here: the endpoint if a URL is given, vLLM where installed, else transformers."""
     if settings.kind != "auto":
         return settings.kind
@@ -98,6 +99,8 @@ def _start(settings: ServerSettings, log_file: Path, stack: ExitStack) -> Servin
     port = free_port()
     if kind == "vllm":
         name, command = model.path_or_id, vllm_command(settings, model, port)
+    elif kind == "sglang":
+        name, command = model.path_or_id, sglang_command(settings, model, port)
     else:
         name, command = served_name(model), transformers_command(settings, model, port)
     process = ServerProcess(kind, command, f"http://127.0.0.1:{port}", log_file)
@@ -105,13 +108,14 @@ def _start(settings: ServerSettings, log_file: Path, stack: ExitStack) -> Servin
     logger.info(f"{kind} server for {model.description} starts on port {port}, log in {log_file}")
     process.wait_until_healthy(settings.start_timeout_seconds)
     opened = Serving(process.base_url, name, model, process)
-    _warm_up(settings, opened, process)
+    warm_up(settings, opened, process)
+    process.came_up = True
     logger.info(f"{kind} server on port {port} is ready")
     return opened
 
 
-def _warm_up(settings: ServerSettings, server: Serving, process: ServerProcess) -> None:
-    """The first request: fixes the sampling, and shows that the server writes and not only listens."""
+def warm_up(settings: ServerSettings, server: Serving, process: ServerProcess) -> None:
+    """The first request: fixes the sampling, and shows that the server writes and not only listens. Raises ModelError."""
     body = {
         "model": server.model_name,
         "messages": [{"role": "user", "content": "Say hello."}],
@@ -125,9 +129,8 @@ def _warm_up(settings: ServerSettings, server: Serving, process: ServerProcess) 
         headers={"Content-Type": "application/json"},
     )
     try:
-        with urllib.request.urlopen(request, timeout=settings.start_timeout_seconds) as response:
-            json.load(response)["choices"][0]["message"]
-    except (urllib.error.URLError, OSError, ValueError, KeyError, IndexError) as error:
+        json.loads(ask_directly(request, settings.start_timeout_seconds)[1])["choices"][0]["message"]
+    except (http.client.HTTPException, OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise process.failure(f"listens but did not answer its first request ({error})") from error
 
 

@@ -1,13 +1,13 @@
 """A server's process: started with a log file, watched until healthy, stopped with everything that it started."""
 
 import contextlib
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,9 @@ from classifiers.errors import ModelError
 _LAUNCHER = Path(__file__).with_name("die_with_parent.py")
 _POLL_SECONDS = 0.25
 _STOP_SECONDS = 5.0
-_LOG_LINES = 15
+_LOG_LINES, _LOG_BYTES = 15, 1 << 16
+# A proxy for the outside world must not see requests to this machine.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 # Causes that users meet most, by words that stand in the servers' own logs.
 _ADVICE = (
     (
@@ -31,7 +33,7 @@ _ADVICE = (
     (("address already in use",), "the port was taken in between: run again"),
     (
         ("no module named", "missing dependencies", "importerror"),
-        "a package is missing: pip install 'transformers[serving]' (or vllm)",
+        "a package is missing: pip install 'transformers[serving]' (or vllm, or sglang)",
     ),
     (
         ("trust_remote_code", "trust-remote-code"),
@@ -65,20 +67,32 @@ class ServerProcess:
 
     def __init__(self, name: str, command: ServerCommand, base_url: str, log_file: Path):
         self.name = name
+        self.command = command
         self.base_url = base_url
         self.log_file = log_file
+        self.came_up = False
+        """True from its first answer until it is started again."""
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        self._log_start = log_file.stat().st_size if log_file.exists() else 0
-        with log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, str(_LAUNCHER), str(os.getpid()), *command.arguments],
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
+        with self.log_file.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, str(_LAUNCHER), str(os.getpid()), *self.command.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **command.environment},
+                env={**os.environ, **self.command.environment},
                 # Ctrl-C at the terminal is ours to handle; and the group is what we stop.
                 start_new_session=True,
             )
+
+    def start_again(self) -> None:
+        """Starts an ended server anew, with the same command and at the same address; what it left behind is ended."""
+        self.stop()
+        self.came_up = False
+        self._process = self._start()
 
     @property
     def pid(self) -> int:
@@ -89,13 +103,21 @@ class ServerProcess:
         """The exit status (negative: the signal that ended it), or None while it runs."""
         return self._process.poll()
 
+    def has_ended(self) -> bool:
+        """True where the process has ended, by itself or not."""
+        return self.exit_status() is not None
+
+    def is_healthy(self) -> bool:
+        """Whether GET /health answers 200 now."""
+        return _is_healthy(self.base_url)
+
     def wait_until_healthy(self, timeout_seconds: float) -> None:
         """Returns when GET /health answers 200. Raises ModelError when the process ends first or time runs out."""
         deadline = time.monotonic() + timeout_seconds
         while True:
             if self.exit_status() is not None:
                 raise self.failure(f"ended with status {self.exit_status()} before it was ready")
-            if _is_healthy(self.base_url):
+            if self.is_healthy():
                 return
             if time.monotonic() > deadline:
                 raise self.failure(
@@ -128,14 +150,19 @@ class ServerProcess:
 
     def _log_tail(self) -> str:
         with self.log_file.open("rb") as log:
-            log.seek(self._log_start)
+            log.seek(max(self._log_start, self.log_file.stat().st_size - _LOG_BYTES))
             lines = log.read().decode(errors="replace").splitlines()
         return "\n".join(line[:300] for line in lines[-_LOG_LINES:])
 
 
+def ask_directly(request: urllib.request.Request | str, timeout: float) -> tuple[int, bytes]:
+    """(status, body) of a request to a server on this machine. Raises OSError (HTTPError among them) where it fails."""
+    with _DIRECT.open(request, timeout=timeout) as response:
+        return int(response.status), response.read()
+
+
 def _is_healthy(base_url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{base_url}/health", timeout=5) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
+        return ask_directly(f"{base_url}/health", 5)[0] == 200
+    except (http.client.HTTPException, OSError):
         return False

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-ServerKind = Literal["auto", "vllm", "transformers", "endpoint"]
+ServerKind = Literal["auto", "vllm", "sglang", "transformers", "endpoint"]
 
 
 class ServerSettings(BaseModel):
@@ -38,14 +38,17 @@ class ServerSettings(BaseModel):
     )
     concurrency: int = Field(16, ge=1, description="requests in flight at once")
     max_attempts: int = Field(5, ge=1, description="tries of one request before it is given up")
+    max_restarts: int = Field(
+        2, ge=0, description="how often a server of ours that ends is started again while one shard is asked about"
+    )
     request_timeout_seconds: float = Field(600.0, gt=0)
     start_timeout_seconds: float = Field(600.0, gt=0)
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
     extra_arguments: tuple[str, ...] = Field((), description="appended to the server's command line")
     server_python: str | None = Field(
         None,
-        description="kind vllm: the python of the environment that vLLM is installed in; null: $SAFETROVE_VLLM_PYTHON, "
-        "else the one that runs this",
+        description="the python of the environment that vLLM or SGLang is installed in; null: $SAFETROVE_VLLM_PYTHON for "
+        "vLLM, else the one that runs this",
     )
     continuous_batching: bool = Field(
         True, description="kind transformers: false answers one request at a time; its decision endpoint needs that"

@@ -5,12 +5,11 @@ It may live in an environment of its own: vLLM pins its torch and transformers.
 
 import importlib.util
 import os
-import shutil
 import sys
-from pathlib import Path
 
 from classifiers.errors import DependencyError
 from rephrasers.models import ModelReference
+from rephrasers.servers.interpreter import find_python
 from rephrasers.servers.process import ServerCommand
 from rephrasers.servers.settings import ServerSettings
 
@@ -38,13 +37,7 @@ def vllm_python(settings: ServerSettings) -> str:
                 f"in `server_python` or ${PYTHON_VARIABLE} (or take kind 'transformers' on CPU)"
             )
         return sys.executable
-    found = shutil.which(str(Path(named).expanduser()))
-    if found is None:
-        where = "server_python" if settings.server_python else f"${PYTHON_VARIABLE}"
-        raise DependencyError(
-            f"{where} names {named!r}, which is no program on this machine: give the path of a python"
-        )
-    return found
+    return find_python(named, "server_python" if settings.server_python else f"${PYTHON_VARIABLE}")
 
 
 def vllm_command(settings: ServerSettings, model: ModelReference, port: int) -> ServerCommand:

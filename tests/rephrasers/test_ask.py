@@ -59,7 +59,8 @@ def test_every_document_comes_out_in_order_with_answer_or_reason(tmp_path):
         if number == 5:
             assert (answer, error) == (None, "rejected: HTTP 400")
         elif number == 7:
-            assert answer is None and error.startswith("unreadable: ")
+            assert (answer, error) == (None, "invalid_json: 6 bytes that are not JSON")
+            assert document.metadata["answer_faults"] == {"invalid_json": 1}
         elif number == 9:
             assert (answer, error) == (None, None)
         elif number == 11:
@@ -70,7 +71,17 @@ def test_every_document_comes_out_in_order_with_answer_or_reason(tmp_path):
                 "finish_reason": "stop",
                 "usage": {"prompt_tokens": 3, "completion_tokens": 4},
                 "retries": int(number == 3),
+                **({"faults": {"unavailable": 1}} if number == 3 else {}),
             }
+    assert step.counts == {
+        **{"answered": 36, "not_asked": 1, "completion_tokens": 4 * 36, "answer_errors": 3, "fault_unavailable": 1},
+        **{
+            "answer_error_rejected": 1,
+            "answer_error_invalid_json": 1,
+            "answer_error_too_long": 1,
+            "fault_invalid_json": 1,
+        },
+    }
     assert asked.count("busy-3") == 2, "a busy server is asked again"
     assert "long" not in asked and "skip" not in asked
     assert multiprocessing.active_children() == []
@@ -114,17 +125,21 @@ def test_duplicate_ids_are_refused(tmp_path):
         list(AskLLM(ask_about, settings(url), tmp_path).run(twice))
 
 
-def test_a_failing_write_breaks_the_run_instead_of_losing_a_document(tmp_path, monkeypatch):
+def test_an_answer_that_is_lost_breaks_the_run(tmp_path, monkeypatch):
     put = AnswerSpill.put
-
-    def full_disk(self, index, answer):
-        if index == 2:
-            raise OSError(28, "No space left on device")
-        put(self, index, answer)
-
-    monkeypatch.setattr(AnswerSpill, "put", full_disk)
-    with stub() as (url, _), pytest.raises(DataError, match=r"1 of 4 documents .*No space left"):
+    monkeypatch.setattr(AnswerSpill, "put", lambda self, index, answer: index == 2 or put(self, index, answer))
+    with stub() as (url, _), pytest.raises(DataError, match="1 of 4 documents got neither an answer nor a reason"):
         list(AskLLM(ask_about, settings(url), tmp_path).run(documents("a", "b", "c", "d")))
+
+
+def test_answers_that_cannot_be_read_again_are_named(tmp_path):
+    with stub() as (url, _):
+        step = AskLLM(ask_about, settings(url), tmp_path)
+        list(step.run(documents("a")))
+        [cache] = tmp_path.rglob("replay.sqlite3")
+        cache.write_bytes(b"no database" * 100)
+        with pytest.raises(DataError, match=r"replay\.sqlite3: the answers that were kept cannot be read .*delete it"):
+            list(step.run(documents("a")))
 
 
 def test_a_dead_endpoint_is_a_model_error_without_document_text(tmp_path):
