@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
@@ -33,7 +34,7 @@ from pretrain.optimizer import new_optimizer
 from pretrain.recipe import PretrainRecipe
 from pretrain.reporting import Report
 from pretrain.stop_signal import StopSignal
-from pretrain.training import Training, summed_cross_entropy
+from pretrain.training import Training
 
 VOCABULARY = 8192
 DOCUMENTS = 2000
@@ -119,7 +120,8 @@ class Bare:
         begun = now()
         for _ in range(recipe.exit_interval or 1):
             for _ in range(recipe.global_batch_size // recipe.micro_batch_size):
-                loss = summed_cross_entropy(self._decoder(self._text[:, :-1]), self._text[:, 1:]) / tokens
+                logits = self._decoder(self._text[:, :-1]).flatten(0, 1)
+                loss = functional.cross_entropy(logits, self._text[:, 1:].flatten(), reduction="sum") / tokens
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(self._decoder.parameters(), recipe.clip_grad)
             self._optimizer.step()

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
 
 import numpy as np
 import torch
@@ -11,11 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretrain.blended_data import BlendedData
+from pretrain.cross_entropy import IGNORED
 from pretrain.mesh import Ranks
 from pretrain.sampler import micro_batches
-
-# torch's cross-entropy leaves labels of this value out.
-IGNORED: Final = -100
 
 
 @dataclass(frozen=True)

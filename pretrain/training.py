@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import loss_parallel
-from torch.nn import functional
 
-from pretrain.batches import IGNORED, GlobalBatches, MicroBatch
+from pretrain.batches import GlobalBatches, MicroBatch
 from pretrain.blended_data import BlendedData
 from pretrain.checkpoint import Start, TrainingState, load_state, refuse_difference
 from pretrain.checkpoint_tensors import CheckpointWriter, load_training, load_weights
+from pretrain.cross_entropy import summed_cross_entropy
 from pretrain.errors import PretrainError
 from pretrain.hugging_face_import import llama_weights
 from pretrain.mesh import Ranks
@@ -45,13 +45,6 @@ class Iteration:
     skipped: bool
     data_seconds: float
     stop_requested: bool
-
-
-def summed_cross_entropy(logits_btv: Tensor, labels_bt: Tensor) -> Tensor:
-    """Sum over the counted labels of their negative log-likelihood, in nats. Logits may be split by vocabulary."""
-    return functional.cross_entropy(
-        logits_btv.flatten(0, 1).float(), labels_bt.flatten(), reduction="sum", ignore_index=IGNORED
-    )
 
 
 class Training:

@@ -9,13 +9,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from pretrain.checkpoint import checkpoint_folder
 from pretrain.checkpoint_tensors import load_weights
+from pretrain.cross_entropy import summed_cross_entropy
 from pretrain.errors import PretrainDataError, PretrainError
 from pretrain.export import NOTE
 from pretrain.loop import pretrain
 from pretrain.mesh import Ranks
 from pretrain.model import flops_per_token, new_decoder
 from pretrain.recipe import ModelConfig
-from pretrain.training import Training, summed_cross_entropy
+from pretrain.training import Training
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 TAG = "<potentially_unsafe_content>"
