@@ -21,7 +21,7 @@ def decode_batch(
     temperature: float = 0.0,
     top_p: float = 1.0,
 ) -> list[list[int]]:
-    """The new token ids of each row, at most `new_tokens`, without the end token.
+    """The new token ids of each row, at most `new_tokens`; an end token is the last one where the row came to one.
 
     token_ids: prompts, each of at least one id. draws [rows, new_tokens]: uniforms in [0, 1) that sampling inverts; None:
     greedy. A row's result does not depend on its neighbours, up to the rounding of `model`'s dtype.
@@ -53,8 +53,8 @@ def decode_batch(
         )
         cache = result.past_key_values
         chosen = _choose(result.logits[:, -1], alive, step, draws, temperature, top_p)
-        finished |= torch.isin(chosen, ends)
-        for row, token, done in zip(alive.tolist(), chosen.tolist(), finished.tolist(), strict=True):
+        before, finished = finished, finished | torch.isin(chosen, ends)
+        for row, token, done in zip(alive.tolist(), chosen.tolist(), before.tolist(), strict=True):
             if not done:
                 out[row].append(token)
         if bool(finished.all()):

@@ -13,6 +13,7 @@ from evaluation.generation.batches import length_sorted_batches
 from evaluation.generation.settings import GenerationSettings
 from evaluation.suites.loading import SuitePrompt
 from evaluation.suites.prompt_forms import completion_prompt, compliant_opening
+from rephrasers.harmfulness_tag import HARMFULNESS_TAG
 from rephrasers.models import ModelReference, resolve_model
 
 Form = Literal["chat", "completion"]
@@ -29,7 +30,9 @@ class LocalModel:
     def __init__(self, reference: ModelReference, tokenizer: Any, model: Any, settings: GenerationSettings) -> None:
         self.reference, self.tokenizer, self.settings = reference, tokenizer, settings
         self.model = model.eval()
-        self.end_ids = _end_ids(tokenizer, model)
+        # The harmfulness tag ends an answer of ordinary decoding, and is seen in it (Safety Pretraining, evaluations).
+        self.tag_id = tokenizer.get_vocab().get(HARMFULNESS_TAG)
+        self.end_ids = _end_ids(tokenizer, model) | ({self.tag_id} - {None})
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.end_ids)
 
     @classmethod
@@ -131,7 +134,12 @@ class LocalModel:
                 self.model, encoded, settings.max_new_tokens, self.end_ids, self._pad_id, draws,
                 settings.temperature, settings.top_p,
             )  # fmt: skip
-        return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens]
+        return [self._text(ids) for ids in tokens]
+
+    def _text(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        tagged = self.tag_id is not None and ids[-1:] == [self.tag_id]
+        return text.removesuffix(HARMFULNESS_TAG) + HARMFULNESS_TAG if tagged else text
 
     def _encode(self, prompt: str) -> list[int]:
         ids: list[int] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
