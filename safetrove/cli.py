@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from safetrove.classifier_commands import classifier_app
+from safetrove.evaluate_commands import evaluate_app
 from safetrove.prompt_commands import prompts
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 
 app.add_typer(classifier_app, name="classifier")
 app.add_typer(prompts, name="prompts")
+app.add_typer(evaluate_app, name="evaluate")
 
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, dotted; repeatable")]
 Output = Annotated[Path | None, typer.Option(help="run folder; default: the recipe's output, else runs/NAME")]

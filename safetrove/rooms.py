@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-ROOMS = ("pipeline", "classifiers", "rephrasers", "pretrain")
+ROOMS = ("pipeline", "classifiers", "rephrasers", "pretrain", "evaluation")
 HOME = Path(__file__).resolve().parent.parent
 
 

@@ -38,6 +38,9 @@ COMMANDS = {
     "doctor": set(),
     "export": {"--kind", "--output"},
     "verify": set(),
+    "evaluate suites": {"--folder"},
+    "evaluate run": {"--output", "--set"},
+    "evaluate compare": {"--output"},
     "prompts compare": {
         "--styles", "--n", "--scores", "--base-url", "--model", "--temperature", "--max-tokens", "--characters", "--seed",
         "--output",

@@ -13,7 +13,8 @@ ALLOWED = {
     "rephrasers": {"classifiers"},
     "pipeline": {"classifiers", "rephrasers"},
     "pretrain": set(),
-    "safetrove": {"classifiers", "rephrasers", "pipeline", "pretrain"},
+    "evaluation": {"classifiers", "rephrasers"},
+    "safetrove": {"classifiers", "rephrasers", "pipeline", "pretrain", "evaluation"},
 }
 
 

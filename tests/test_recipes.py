@@ -3,6 +3,8 @@
 import pytest
 import yaml
 
+from evaluation.recipe import load_recipe as load_evaluation_recipe
+from evaluation.suites.description import find_description
 from pipeline.recipe import dump_recipe as dump
 from pipeline.recipe import load_recipe, output_part, parse_recipe
 from pretrain.recipe import load_recipe as load_pretrain_recipe
@@ -10,7 +12,8 @@ from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PRETRAIN = [path for path in RECIPES if path.name.startswith("pretrain_")]
-CORPORA = [path for path in RECIPES if path not in PRETRAIN]
+EVALUATIONS = [path for path in RECIPES if path.name.startswith("evaluate_")]
+CORPORA = [path for path in RECIPES if path not in PRETRAIN + EVALUATIONS]
 corpora = pytest.mark.parametrize("path", CORPORA, ids=lambda path: path.stem)
 
 
@@ -27,6 +30,11 @@ def test_there_are_recipes_of_both_kinds():
 def test_pretraining_recipes_load(path):
     recipe = load_pretrain_recipe(path)
     assert recipe.schedule().decay_updates == recipe.train_iters
+
+
+@pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)
+def test_evaluation_recipes_load_and_name_known_suites(path):
+    assert [find_description(name)[0].name for name in load_evaluation_recipe(path).suites]
 
 
 @corpora

@@ -1,0 +1,109 @@
+"""`safetrove evaluate ...`: which suites there are, evaluate a model, compare results."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+evaluate_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Is a model safer, and is it still useful: suites, judges, measures, comparisons.",
+)
+
+Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, dotted; repeatable")]
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@evaluate_app.command(epilog="Example: `safetrove evaluate suites --folder benchmarks`")
+def suites(
+    folder: Annotated[Path | None, typer.Option(help="folder with local copies: says which suites are there")] = None,
+) -> None:
+    """The suites that have descriptions: what they hold, licence, where they are loaded from."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from evaluation.suites.description import FOLDER, known_suites
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("suite", "kind", "licence", "loaded from", "title"):
+        table.add_column(column, overflow="fold")
+    for suite in known_suites().values():
+        places = [place for place in (folder, FOLDER) if place is not None]
+        local = suite.file is not None and any((place / suite.file.name).is_file() for place in places)
+        hub = "" if suite.hub is None else suite.hub.repository
+        wanted = "" if suite.file is None else f"file {suite.file.name}"
+        origin = wanted if local else " or ".join(part for part in (wanted and f"{wanted} (absent)", hub) if part)
+        table.add_row(suite.name, suite.kind, suite.licence, origin, suite.title)
+    Console(width=None if sys.stdout.isatty() else 200).print(table, markup=False, highlight=False)
+
+
+@evaluate_app.command(
+    epilog="Example: `safetrove evaluate run recipes/evaluate_own.yaml --output runs/evaluation --set model=runs/model`"
+)
+def run(
+    recipe: Annotated[Path | None, typer.Argument(help="YAML file; default: the embedded model on our own suite")] = None,
+    output: Annotated[Path, typer.Option(help="result folder; the same one again goes on where it stopped")] = Path(
+        "runs/evaluation"
+    ),
+    overrides: Set = [],  # noqa: B006 (typer copies it)
+) -> None:
+    """Answer every prompt of the suites, judge the answers, measure. Resumes."""
+    from evaluation.recipe import load_recipe
+    from evaluation.run import evaluate
+
+    began = time.monotonic()
+    summary = evaluate(load_recipe(recipe, overrides), output, on_progress=_progress())
+    print_measures(summary)
+    print(f"{output}: done in {time.monotonic() - began:.0f} s")
+    invalid = sum(row["invalid"] for row in summary["measures"])
+    if invalid:
+        print(f"warning: {invalid} judgements are invalid; they are counted, and in no rate", file=sys.stderr)
+
+
+@evaluate_app.command(epilog="Example: `safetrove evaluate compare runs/base runs/tuned --output runs/comparison`")
+def compare(
+    results: Annotated[list[Path], typer.Argument(help="result folders; the first is what the others are tested against")],
+    output: Annotated[Path, typer.Option(help="folder for comparison.md, .json, .html and .png")] = Path("runs/comparison"),
+) -> None:
+    """Results side by side: table with intervals and paired tests, a page down to single answers, a figure."""
+    from evaluation.comparison.compare import compare_results
+
+    for line in compare_results(results, output):
+        print(line)
+
+
+def print_measures(summary: dict[str, Any]) -> None:
+    """The measures of one evaluation as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from evaluation.comparison.table import interval_text
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("suite", "attack", "judge", "measure"):
+        table.add_column(column)
+    for column in ("value [95 %]", "n", "invalid"):
+        table.add_column(column, justify="right")
+    for row in summary["measures"]:
+        table.add_row(
+            row["suite"], row["attack"], row["judge"], row["measure"], interval_text(row), str(row["n"]), str(row["invalid"])
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False, highlight=False)
+
+
+def _progress() -> Callable[[str, int, int], None]:
+    """Prints counts, on standard error: a line that is renewed on a terminal, one every ten seconds elsewhere."""
+    last = 0.0
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal last
+        terminal, now = sys.stderr.isatty(), time.monotonic()
+        if done == total or terminal or now - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            print(f"{what}: {done} of {total}", end="\r" if terminal and done < total else "\n", file=sys.stderr, flush=True)
+
+    return report
