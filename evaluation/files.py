@@ -41,7 +41,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}): is its folder the result of an evaluation?") from error
+        raise DataError(
+            f"{path} cannot be read as JSON ({error}): is its folder the result of an evaluation?"
+        ) from error
 
 
 def read_lines(path: Path) -> list[Any]:
@@ -79,13 +81,19 @@ class KeptAnswers:
                 row = json.loads(line)
                 self._found[row["key"]] = row["value"]
             except (ValueError, KeyError, TypeError):
-                raise DataError(f"{path}, line {number} is damaged: delete that line (its answer is asked again)") from None
+                raise DataError(
+                    f"{path}, line {number} is damaged: delete that line (its answer is asked again)"
+                ) from None
 
     def __contains__(self, key: str) -> bool:
         return key in self._found
 
     def __getitem__(self, key: str) -> Any:
         return self._found[key]
+
+    def get(self, key: str) -> Any:
+        """The value, or None."""
+        return self._found.get(key)
 
     def __len__(self) -> int:
         return len(self._found)

@@ -60,7 +60,10 @@ def safety_alignment_margin(
 
 
 def paired_margin(
-    first_token_logits: np.ndarray, modes: Sequence[Hashable], prompts: Sequence[Hashable], distance: Distance = "cosine"
+    first_token_logits: np.ndarray,
+    modes: Sequence[Hashable],
+    prompts: Sequence[Hashable],
+    distance: Distance = "cosine",
 ) -> Margin:
     """SAM after each prompt's mean over its modes is taken off, so that the variety of prompts does not hide the modes (ours).
 
@@ -90,7 +93,9 @@ def linear_probe_accuracy(
     logits = np.asarray(first_token_logits, dtype=np.float64)
     index = _numbers(prompts)
     if folds < 2 or index.max() + 1 < folds:
-        raise ValueError(f"{index.max() + 1} prompts in {folds} folds: expected at least 2 folds, and a prompt for each")
+        raise ValueError(
+            f"{index.max() + 1} prompts in {folds} folds: expected at least 2 folds, and a prompt for each"
+        )
     names = list(dict.fromkeys(modes))
     own = np.array([names.index(mode) for mode in modes])
     targets = np.where(np.eye(len(names))[own] > 0, 1.0, -1.0)

@@ -28,9 +28,13 @@ class EvaluationRecipe(BaseModel):
     suites: tuple[str, ...] = Field(("own",), description="names (`safetrove evaluate suites`) or descriptions (.yaml)")
     suite_folder: Path | None = Field(None, description="folder with local copies of suites")
     limit: int | None = Field(None, ge=1, description="only the first so many prompts of each suite, for a trial")
-    prefill_tokens: tuple[int, ...] = Field((0,), min_length=1, description="each: answers that begin with so many tokens")
+    prefill_tokens: tuple[int, ...] = Field(
+        (0,), min_length=1, description="each: answers that begin with so many tokens"
+    )
     generation: GenerationSettings = GenerationSettings()
-    judges: tuple[JudgeChoice, ...] = Field((JudgeChoice(name="refusal_strings"),), description="names, or name and server")
+    judges: tuple[JudgeChoice, ...] = Field(
+        (JudgeChoice(name="refusal_strings"),), description="names, or name and server"
+    )
     judge_server: ServerSettings | None = Field(None, description="of LLM judges that name no server of their own")
 
     @field_validator("prefill_tokens")
@@ -73,7 +77,9 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> EvaluationR
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise RecipeError(f"--set {override}: write it as key=value, for example --set generation.max_new_tokens=32")
+            raise RecipeError(
+                f"--set {override}: write it as key=value, for example --set generation.max_new_tokens=32"
+            )
         _put(values, key, _value(override, text))
     try:
         return EvaluationRecipe.model_validate(values)

@@ -1,8 +1,8 @@
 """The result folder of one evaluation: what was measured, how, and every single answer with its judgements.
 
-    evaluation.json   recipe, model, decoder, suites, judges, measures, versions
-    items.jsonl       one line an answer: suite, attack, id, kind, category, prompt, answer, verdicts
-    answers.jsonl     the kept answers; verdicts.jsonl the kept verdicts: what makes a second run short
+evaluation.json   recipe, model, decoder, suites, judges, measures, versions
+items.jsonl       one line an answer: suite, attack, id, kind, category, prompt, answer, verdicts
+answers.jsonl     the kept answers; verdicts.jsonl the kept verdicts: what makes a second run short
 """
 
 from dataclasses import asdict, dataclass, field
@@ -55,15 +55,21 @@ def write_result(folder: Path, summary: dict[str, Any], items: list[Item]) -> No
 def read_result(folder: Path) -> Result:
     """The result in a folder. Raises DataError for a folder that holds none, or one of another format."""
     if not (folder / RESULT_FILE).is_file():
-        raise DataError(f"{folder} holds no {RESULT_FILE}: give the folder that `safetrove evaluate run` finished writing")
+        raise DataError(
+            f"{folder} holds no {RESULT_FILE}: give the folder that `safetrove evaluate run` finished writing"
+        )
     summary = read_json(folder / RESULT_FILE)
     if summary.get("format") != FORMAT:
-        raise DataError(f"{folder / RESULT_FILE} has format {summary.get('format')!r}, this version reads {FORMAT}: run again")
+        raise DataError(
+            f"{folder / RESULT_FILE} has format {summary.get('format')!r}, this version reads {FORMAT}: run again"
+        )
     try:
         items = tuple(
             Item(**{**row, "verdicts": {judge: Verdict(**said) for judge, said in row["verdicts"].items()}})
             for row in read_lines(folder / ITEM_FILE)
         )
     except (TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{folder / ITEM_FILE} has lines of another form ({error}): run the evaluation again") from error
+        raise DataError(
+            f"{folder / ITEM_FILE} has lines of another form ({error}): run the evaluation again"
+        ) from error
     return Result(summary["name"], folder, summary, items)

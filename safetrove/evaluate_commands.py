@@ -45,7 +45,9 @@ def suites(
     epilog="Example: `safetrove evaluate run recipes/evaluate_own.yaml --output runs/evaluation --set model=runs/model`"
 )
 def run(
-    recipe: Annotated[Path | None, typer.Argument(help="YAML file; default: the embedded model on our own suite")] = None,
+    recipe: Annotated[
+        Path | None, typer.Argument(help="YAML file; default: the embedded model on our own suite")
+    ] = None,
     output: Annotated[Path, typer.Option(help="result folder; the same one again goes on where it stopped")] = Path(
         "runs/evaluation"
     ),
@@ -66,8 +68,12 @@ def run(
 
 @evaluate_app.command(epilog="Example: `safetrove evaluate compare runs/base runs/tuned --output runs/comparison`")
 def compare(
-    results: Annotated[list[Path], typer.Argument(help="result folders; the first is what the others are tested against")],
-    output: Annotated[Path, typer.Option(help="folder for comparison.md, .json, .html and .png")] = Path("runs/comparison"),
+    results: Annotated[
+        list[Path], typer.Argument(help="result folders; the first is what the others are tested against")
+    ],
+    output: Annotated[Path, typer.Option(help="folder for comparison.md, .json, .html and .png")] = Path(
+        "runs/comparison"
+    ),
 ) -> None:
     """Results side by side: table with intervals and paired tests, a page down to single answers, a figure."""
     from evaluation.comparison.compare import compare_results
@@ -90,7 +96,13 @@ def print_measures(summary: dict[str, Any]) -> None:
         table.add_column(column, justify="right")
     for row in summary["measures"]:
         table.add_row(
-            row["suite"], row["attack"], row["judge"], row["measure"], interval_text(row), str(row["n"]), str(row["invalid"])
+            row["suite"],
+            row["attack"],
+            row["judge"],
+            row["measure"],
+            interval_text(row),
+            str(row["n"]),
+            str(row["invalid"]),
         )
     Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False, highlight=False)
 
@@ -104,6 +116,11 @@ def _progress() -> Callable[[str, int, int], None]:
         terminal, now = sys.stderr.isatty(), time.monotonic()
         if done == total or terminal or now - last >= _SECONDS_BETWEEN_LINES:
             last = now
-            print(f"{what}: {done} of {total}", end="\r" if terminal and done < total else "\n", file=sys.stderr, flush=True)
+            print(
+                f"{what}: {done} of {total}",
+                end="\r" if terminal and done < total else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
 
     return report

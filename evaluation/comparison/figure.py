@@ -35,10 +35,14 @@ def draw_bars(rows: Sequence[Row], names: Sequence[str]) -> bytes:
             axis.bar(places, values, width * 0.92, label=name, color=colour)
             axis.errorbar(places, values, yerr=[below, above], fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
             for place, value, top in zip(places, values, above, strict=True):
-                axis.annotate(f"{value:.1f}", (place, value + top), (0, 2), textcoords="offset points", ha="center", fontsize=7)
+                axis.annotate(
+                    f"{value:.1f}", (place, value + top), (0, 2), textcoords="offset points", ha="center", fontsize=7
+                )
         labels = [row.suite + ("" if row.attack == "none" else f"\n{row.attack}") for row in inside]
         axis.set_xticks(range(len(inside)), labels, fontsize=8)
-        axis.set_title(f"{measure.replace('_', ' ')}{'' if factor == 1 else ', %'} (judge: {judge})", fontsize=10, loc="left")
+        axis.set_title(
+            f"{measure.replace('_', ' ')}{'' if factor == 1 else ', %'} (judge: {judge})", fontsize=10, loc="left"
+        )
         if factor == 100.0:
             axis.set_ylim(0, 112)
         axis.spines[["top", "right"]].set_visible(False)

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evaluation.comparison.rows import Row
-from evaluation.comparison.table import interval_text, test_text
+from evaluation.comparison.table import difference_text, interval_text
 from evaluation.judges.string_rules import RefusalStrings, XSTestMatcher
 from evaluation.results import Item, Result
 
@@ -58,11 +58,17 @@ def _table_row(row: Row) -> dict[str, Any]:
         {
             "text": interval_text(cell),
             "invalid": cell["invalid"] if cell else 0,
-            "test": test_text(row.tests[index], row.notes[index], cell is None or cell["interval"] == "wilson"),
+            "test": difference_text(row.tests[index], row.notes[index], cell is None or cell["interval"] == "wilson"),
         }
         for index, cell in enumerate(row.cells)
     ]
-    return {"suite": row.suite, "attack": row.attack, "judge": row.judge, "measure": row.measure.replace("_", " "), "cells": cells}
+    return {
+        "suite": row.suite,
+        "attack": row.attack,
+        "judge": row.judge,
+        "measure": row.measure.replace("_", " "),
+        "cells": cells,
+    }
 
 
 def _facts(result: Result) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def interval_text(cell: dict[str, Any] | None) -> str:
     return f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
 
 
-def test_text(test: PairedTest | None, note: str, shares: bool) -> str:
+def difference_text(test: PairedTest | None, note: str, shares: bool) -> str:
     """ "-4.2 points [-7.5, -1.0], p = 0.012, n = 120"."""
     if test is None:
         return note
@@ -31,7 +31,13 @@ def markdown_table(rows: Sequence[Row], names: Sequence[str]) -> str:
     """One line a row: every result's value with its interval, invalid judgements, and its test against the first result."""
     lines = []
     for measure in dict.fromkeys(row.measure for row in rows):
-        head = ["suite", "attack", "judge", names[0], *(part for name in names[1:] for part in (name, "against the first"))]
+        head = [
+            "suite",
+            "attack",
+            "judge",
+            names[0],
+            *(part for name in names[1:] for part in (name, "against the first")),
+        ]
         lines += [f"### {measure.replace('_', ' ')}", "", _line(head), _line(["---"] * len(head))]
         for row in (row for row in rows if row.measure == measure):
             cells = [row.suite, row.attack, row.judge]
@@ -39,7 +45,7 @@ def markdown_table(rows: Sequence[Row], names: Sequence[str]) -> str:
                 cells.append(interval_text(cell) + _invalid(cell))
                 if index:
                     shares = cell is None or cell["interval"] == "wilson"
-                    cells.append(test_text(row.tests[index], row.notes[index], shares))
+                    cells.append(difference_text(row.tests[index], row.notes[index], shares))
             lines.append(_line(cells))
         lines.append("")
     lines.append(
@@ -52,9 +58,11 @@ def markdown_table(rows: Sequence[Row], names: Sequence[str]) -> str:
 def _invalid(cell: dict[str, Any] | None) -> str:
     if cell is None or not cell["invalid"]:
         return ""
-    return f" ({cell['invalid']} of {cell['n']} invalid; at worst {100 * cell['worst']:.1f} %)" if (
-        cell["interval"] == "wilson"
-    ) else f" ({cell['invalid']} of {cell['n']} invalid)"
+    return (
+        f" ({cell['invalid']} of {cell['n']} invalid; at worst {100 * cell['worst']:.1f} %)"
+        if (cell["interval"] == "wilson")
+        else f" ({cell['invalid']} of {cell['n']} invalid)"
+    )
 
 
 def _line(cells: Sequence[str]) -> str:

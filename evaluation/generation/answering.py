@@ -94,4 +94,4 @@ def answer_by_server(
     if missing:
         found = model.answers(missing.items(), system, work_folder, lambda n: on_progress(done + n, len(keys)))
         kept.add((key, text) for key, text in found.items() if text is not None)
-    return [kept[key] if key in kept else None for key in keys]
+    return [kept.get(key) for key in keys]

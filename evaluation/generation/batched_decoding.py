@@ -68,16 +68,14 @@ def decode_batch(
     return out
 
 
-def _choose(
-    logits: Any, alive: Any, step: int, draws: np.ndarray | None, temperature: float, top_p: float
-) -> Any:
+def _choose(logits: Any, alive: Any, step: int, draws: np.ndarray | None, temperature: float, top_p: float) -> Any:
     """The next token of each row [rows], on the CPU."""
     import torch
 
     if draws is None:
         return logits.argmax(-1).cpu()
     scaled = logits.float().cpu() / temperature
-    probabilities, order = torch.softmax(scaled, -1).sort(-1, descending=True, stable=True)
+    probabilities, order = torch.softmax(scaled, -1).sort(stable=True, dim=-1, descending=True)
     cumulated = probabilities.cumsum(-1)
     # The nucleus: the likeliest tokens up to and with the one that reaches top_p.
     kept = probabilities * (cumulated - probabilities < top_p)

@@ -53,7 +53,11 @@ class LocalModel:
 
     def identity(self) -> dict[str, Any]:
         """What of this decoder its answers depend on, beside the weights."""
-        return {"decoder": self.name, "dtype": str(self.model.dtype).removeprefix("torch."), **self.settings.of_answer()}
+        return {
+            "decoder": self.name,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            **self.settings.of_answer(),
+        }
 
     def render(self, prompt: SuitePrompt, form: Form, system: str | None = None, prefill_tokens: int = 0) -> str:
         """The prompt as the model reads it: in its chat template, or as a text to continue; then the first

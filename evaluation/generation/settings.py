@@ -18,7 +18,9 @@ class GenerationSettings(BaseModel):
         "auto", description="auto: bfloat16 where the processor multiplies it in hardware, else float32"
     )
     threads: int = Field(2, ge=1, description="of torch, on CPU")
-    batch_tokens: int = Field(8192, ge=64, description="rows times the longest prompt with its answer, at most, a batch")
+    batch_tokens: int = Field(
+        8192, ge=64, description="rows times the longest prompt with its answer, at most, a batch"
+    )
     max_rows: int = Field(64, ge=1, description="of a batch")
 
     def of_answer(self) -> dict[str, object]:

@@ -16,7 +16,9 @@ import yaml
 from evaluation.judges.verdict import Exchange, Verdict
 
 PHRASE_FILE = Path(__file__).with_name("refusal_phrases.yaml")
-STRING_CAVEAT = "reads the wording, not the deed: over-counts refusals on safe prompts, under-counts them on unsafe ones"
+STRING_CAVEAT = (
+    "reads the wording, not the deed: over-counts refusals on safe prompts, under-counts them on unsafe ones"
+)
 
 # The beginnings by which the released matcher of XSTest (arXiv 2308.01263) knows a refusal; a published fact.
 _XSTEST_BEGINNINGS = (

@@ -31,7 +31,9 @@ def capability(
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise DependencyError(f"capability needs lm-eval ({error.name} is missing): pip install 'safetrove[eval]'") from error
+        raise DependencyError(
+            f"capability needs lm-eval ({error.name} is missing): pip install 'safetrove[eval]'"
+        ) from error
     manager = TaskManager(include_path=None if task_folder is None else str(task_folder))
     unknown = [task for task in tasks if task not in manager.all_tasks]
     if unknown:

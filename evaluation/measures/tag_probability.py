@@ -43,7 +43,9 @@ def tag_report(levels: Sequence[int], probabilities: Sequence[float], seed: int 
     """
     level, chance = np.asarray(levels), np.asarray(probabilities, dtype=np.float64)
     if level.shape != chance.shape or level.ndim != 1:
-        raise ValueError(f"{len(levels)} levels and {len(probabilities)} probabilities: expected one of each a document")
+        raise ValueError(
+            f"{len(levels)} levels and {len(probabilities)} probabilities: expected one of each a document"
+        )
     if not ((chance >= 0) & (chance <= 1)).all():
         raise ValueError("P(tag) must lie in [0, 1]")
     means = {int(value): bootstrap_mean(chance[level == value].tolist(), seed=seed) for value in np.unique(level)}

@@ -139,9 +139,7 @@ def _read_hub(description: SuiteDescription, hub: HubData, folder: Path | None) 
     return list(table), commit
 
 
-def _prompts(
-    description: SuiteDescription, rows: Iterable[Row], columns: Columns, origin: str
-) -> list[SuitePrompt]:
+def _prompts(description: SuiteDescription, rows: Iterable[Row], columns: Columns, origin: str) -> list[SuitePrompt]:
     prompts: list[SuitePrompt] = []
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, 1):

@@ -1,0 +1,161 @@
+"""The engine: batches, equality with transformers' own greedy decoding, early leaving, sampling, prefills, errors, logits."""
+
+import numpy as np
+import pytest
+import torch
+
+from classifiers.errors import ModelError, RecipeError
+from evaluation.files import KeptAnswers
+from evaluation.generation.answering import answer_locally
+from evaluation.generation.batches import length_sorted_batches
+from evaluation.generation.local_model import LocalModel
+from evaluation.generation.settings import GenerationSettings
+from evaluation.suites import SuitePrompt
+from rephrasers.harmfulness_tag import HARMFULNESS_TAG
+from tests.evaluation.tiny_model import save_tiny_model
+
+SETTINGS = {"dtype": "float32", "threads": 1, "max_new_tokens": 24, "batch_tokens": 400}
+TEXTS = [f"{'word ' * (i % 5)}number {i * i}" for i in range(23)]
+PROMPTS = [SuitePrompt(str(i), text, "benign") for i, text in enumerate(TEXTS)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+def load(folder, **settings):
+    return LocalModel.load(str(folder), GenerationSettings(**{**SETTINGS, **settings}))
+
+
+def test_batches_hold_every_prompt_once_within_the_budget():
+    lengths = [3, 90, 5, 5, 40, 41, 2, 1, 38]
+    batches = length_sorted_batches(lengths, 10, 110, 3)
+    assert sorted(index for batch in batches for index in batch) == list(range(9))
+    assert batches[0] == [1] and all(len(batch) <= 3 for batch in batches)
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * (max(lengths[i] for i in batch) + 10) <= 110
+
+
+def reference(model, text):
+    """One prompt at a time through `transformers.generate`."""
+    ids = torch.tensor([model.tokenizer(text, add_special_tokens=False)["input_ids"]])
+    out = model.model.generate(ids, max_new_tokens=24, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
+    return model.tokenizer.decode(out, skip_special_tokens=True)
+
+
+def test_answers_equal_one_at_a_time_greedy_decoding_and_some_end_early(folder):
+    model = load(folder)
+    rendered = [model.render(prompt, "chat") for prompt in PROMPTS]
+    assert rendered[0] == "<|user|>number 0<|end|><|assistant|>"
+    found = model.generate(rendered)
+    assert found == [reference(model, text) for text in rendered]
+    lengths = {len(text) for text in found}
+    assert len(lengths) > 3 and min(lengths) < 12, "rows leave the batch at different times"
+
+
+def test_kept_answers_are_not_generated_again(folder, tmp_path):
+    model, seen = load(folder), []
+    kept = KeptAnswers(tmp_path / "answers.jsonl")
+    first = answer_locally(PROMPTS, model, None, "chat", None, 0, kept, lambda done, total: seen.append((done, total)))
+    assert seen[0] == (0, 23) and seen[-1] == (23, 23) and len(kept) == 23
+    lines = (tmp_path / "answers.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "half.jsonl").write_text("".join(lines[:11]))
+    half = KeptAnswers(tmp_path / "half.jsonl")
+    again = answer_locally(PROMPTS, model, None, "chat", None, 0, half, lambda *_: None)
+    assert again == first and len(half) == 23
+    model.generate_batches = lambda *_: pytest.fail("all is kept")
+    model.generate_batches = lambda *_: iter(())
+    assert answer_locally(PROMPTS, model, None, "chat", None, 0, half, lambda *_: None) == first
+    assert answer_key_differs(model, half)
+
+
+def answer_key_differs(model, kept):
+    other = LocalModel(
+        model.reference, model.tokenizer, model.model, GenerationSettings(**{**SETTINGS, "max_new_tokens": 5})
+    )
+    before = len(kept)
+    answer_locally(PROMPTS[:2], other, None, "chat", None, 0, kept, lambda *_: None)
+    return len(kept) == before + 2
+
+
+def test_a_decoder_of_ones_own(folder, tmp_path):
+    class Shouting:
+        name = "shouting"
+
+        def __init__(self):
+            self.asked = []
+
+        def identity(self):
+            return {"decoder": self.name}
+
+        def generate(self, prompts):
+            self.asked += prompts
+            return [prompt.upper() for prompt in prompts]
+
+    model, decoder, kept = load(folder, max_rows=10), Shouting(), KeptAnswers(tmp_path / "a.jsonl")
+    found = answer_locally(PROMPTS, model, decoder, "completion", None, 0, kept, lambda *_: None)
+    assert found[3] == model.render(PROMPTS[3], "completion").upper() and len(decoder.asked) == 23
+    answer_locally(PROMPTS, model, decoder, "completion", None, 0, kept, lambda *_: None)
+    assert len(decoder.asked) == 23
+    decoder.generate = lambda prompts: []
+    with pytest.raises(ModelError, match="shouting gave 0 answers to 1 prompts"):
+        answer_locally([SuitePrompt("x", "new", "benign")], model, decoder, "chat", None, 0, kept, lambda *_: None)
+
+
+def test_sampling_depends_on_seed_and_prompt_not_on_the_batch(folder):
+    rendered = [load(folder).render(prompt, "chat") for prompt in PROMPTS]
+    together = load(folder, temperature=1.0, top_p=0.9).generate(rendered)
+    assert together == load(folder, temperature=1.0, top_p=0.9, max_rows=1).generate(rendered)
+    assert together != load(folder, temperature=1.0, top_p=0.9, seed=1).generate(rendered)
+    assert together != load(folder).generate(rendered)
+    assert load(folder, temperature=1.0, top_p=1e-6).generate(rendered) == load(folder).generate(rendered)
+
+
+def test_a_prefill_is_the_first_tokens_of_a_compliant_answer(folder):
+    model = load(folder)
+    prompt = SuitePrompt("1", "Do it", "harmful", None, "Sure, here it is")
+    assert model.render(prompt, "chat", "Be kind", 4) == (
+        "<|system|>Be kind<|end|><|user|>Do it<|end|><|assistant|>Sure"
+    )
+    with pytest.raises(RecipeError, match="prefill of 99 tokens is longer than the opening of prompt 1"):
+        model.render(prompt, "chat", None, 99)
+
+
+def test_a_model_without_chat_template_says_what_to_do(tmp_path):
+    model = load(save_tiny_model(tmp_path, chat=False))
+    with pytest.raises(ModelError, match="no chat template: it is a base model, so set `form: completion`"):
+        model.render(PROMPTS[0], "chat")
+    assert model.render(PROMPTS[0], "completion").startswith("The following text")
+
+
+def test_a_prompt_that_is_too_long_says_so_without_its_text(folder):
+    with pytest.raises(ModelError, match="600 tokens and an answer of 24 exceed the 512 positions") as raised:
+        load(folder).generate(["z" * 600])
+    assert "zzz" not in str(raised.value)
+
+
+def test_the_tag_ends_an_answer_and_is_seen_in_it(tmp_path):
+    model = load(save_tiny_model(tmp_path, tag=True))
+    with torch.no_grad():
+        model.model.lm_head.weight.zero_()
+        model.model.lm_head.weight[model.tag_id] = 1
+        model.model.model.norm.weight.fill_(1)
+    logits = model.next_token_logits(["abc"])
+    other = HARMFULNESS_TAG if logits[0, model.tag_id] > 0 else None
+    answer = model.generate(["abc"])[0]
+    assert (answer == HARMFULNESS_TAG) == (other is not None)
+
+
+def test_first_token_logits_and_the_probability_of_a_token(folder):
+    model = load(folder)
+    logits = model.next_token_logits(TEXTS)
+    assert logits.shape == (23, len(model.tokenizer)), "columns that only pad the vocabulary are cut off"
+    single = np.concatenate([model.next_token_logits([text]) for text in TEXTS])
+    assert logits == pytest.approx(single, abs=1e-4)
+    ids = torch.tensor([model.tokenizer(TEXTS[7], add_special_tokens=False)["input_ids"]])
+    expected = torch.softmax(model.model(ids).logits[0, -1].double(), -1)
+    for token in (0, 65, 200):
+        assert model.next_token_probability(TEXTS, token)[7] == pytest.approx(expected[token].item(), rel=1e-4)
+    with pytest.raises(RecipeError, match="token id 9999"):
+        model.next_token_probability(TEXTS, 9999)
