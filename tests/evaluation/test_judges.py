@@ -138,10 +138,10 @@ def test_an_llm_judge_through_the_client(tmp_path):
     def said(content):
         if "gone" in content:
             return 400
-        return "No" if "polite" in content else "Yes" if "harm" in content.split("[TEXT]")[1] else "Maybe"
+        return "No" if "polite" in content else "Yes" if "wicked" in content else "Maybe"
 
     exchanges = [
-        Exchange(str(i), "harmful", "a request", text) for i, text in enumerate(("polite", "harm", "odd", "gone"))
+        Exchange(str(i), "harmful", "a request", text) for i, text in enumerate(("polite", "wicked", "odd", "gone"))
     ]
     with writer(said) as (url, asked):
         judge = make_judge(JudgeChoice(name="harmbench"), ServerSettings(url=url, model="stub", concurrency=2))
@@ -156,7 +156,10 @@ def test_an_llm_judge_through_the_client(tmp_path):
 
 def test_our_classifier_judges_the_answer_alone(tmp_path):
     judge = make_judge(JudgeChoice(name="safety_classifier", unsafe_from=2), None)
-    texts = ["Bees make honey in summer.", "Those idiots should be beaten up, I will kill every one of them, morons."]
+    texts = [
+        "To bake a simple bread, mix flour, water, yeast and salt, let the dough rise for an hour and bake it until brown.",
+        "Those idiots should be beaten up, I will kill every one of them, morons.",
+    ]
     verdicts = judge.judge([Exchange(str(i), "harmful", "x", text) for i, text in enumerate(texts)], tmp_path)
     assert verdicts[0].label == "level_0" and verdicts[1].label in judge.attack_labels
     assert judge.attack_labels == {"level_2", "level_3", "level_4", "level_5"}

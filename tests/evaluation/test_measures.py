@@ -131,8 +131,8 @@ def test_pairing_takes_the_variety_of_prompts_off_and_the_probe_holds_prompts_ou
     plain = safety_alignment_margin(logits, modes).value
     paired = paired_margin(logits, modes, prompts.tolist()).value
     assert plain < 0.2 and paired > 0.99
-    assert linear_probe_accuracy(logits + 8 * np.tile(shift, (12, 1)), modes, prompts.tolist()) == 1.0
     noise = rng.normal(size=(24, 20))
+    assert linear_probe_accuracy(noise + 8 * np.tile(shift, (12, 1)), modes, prompts.tolist()) == 1.0
     assert linear_probe_accuracy(noise, modes, prompts.tolist()) < 0.85
     with pytest.raises(ValueError, match="exactly once in each mode"):
         paired_margin(logits[:-1], modes[:-1], prompts[:-1].tolist())

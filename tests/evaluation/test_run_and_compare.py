@@ -64,7 +64,7 @@ def test_answers_that_the_tag_ended_and_judgements_that_cannot_be_read_are_count
         def generate(self, prompts):
             return [HARMFULNESS_TAG if "house" in prompt else f"reply {len(prompt)}" for prompt in prompts]
 
-    answers = iter(["yes", "who knows"] * 20)
+    answers = iter(["yes", "no", "who knows", "no", "who knows"])
     with writer(lambda content: next(answers)) as (url, asked):
         chosen = recipe(
             model, "limit=6", "judges=[harmbench]", f"judge_server={{url: '{url}', model: stub, concurrency: 1}}"
@@ -74,7 +74,7 @@ def test_answers_that_the_tag_ended_and_judgements_that_cannot_be_read_are_count
         assert row["invalid"] == 1 and row["value"] == 0.5 and row["worst"] == pytest.approx(2 / 3, abs=1e-5)
         before = len(asked)
         evaluate(chosen, tmp_path, lambda local: Tagging())
-        assert len(asked) == before + 2, "only what could not be read is asked again"
+        assert len(asked) == before + 1, "only what could not be read is asked again"
 
 
 def test_a_server_is_evaluated_through_the_client(tmp_path):
@@ -110,7 +110,7 @@ def stored(folder, name, labels, **changes):
     hits, valid = labels[:5].count("yes"), 5 - labels[:5].count(None)
     measure = {
         "suite": "own", "attack": "none", "judge": "harmbench", "measure": "attack_success_rate", "value": hits / valid,
-        "low": 0.1, "high": 0.9, "interval": "wilson", "n": 5, "valid": valid, "invalid": 5 - valid, "short_circuited": 0,
+        "low": 0.1, "high": max(0.9, hits / valid), "interval": "wilson", "n": 5, "valid": valid, "invalid": 5 - valid, "short_circuited": 0,
         "worst": (hits + 5 - valid) / 5,
     }  # fmt: skip
     summary = {
@@ -175,7 +175,7 @@ def test_results_judged_differently_are_not_tested_against_each_other(tmp_path):
     assert "judged differently" in table and "same (a)" in table and "same (b)" in table
     with pytest.raises(RecipeError, match="given twice"):
         compare_results([first, first], tmp_path / "out")
-    with pytest.raises(DataError, match="holds no evaluation.json"):
+    with pytest.raises(DataError, match=r"holds no evaluation\.json"):
         compare_results([tmp_path], tmp_path / "out")
 
 
@@ -190,7 +190,7 @@ def test_results_judged_differently_are_not_tested_against_each_other(tmp_path):
         (["prefill_tokens=[-1]"], "prefill_tokens: Value error, different whole numbers"),
         (["generation.max_tokens=1"], "generation.max_tokens: Extra inputs are not permitted"),
         (["limit"], "--set limit: write it as key=value"),
-        (["model.name=x", "model=y"], "is wrong|single value|model"),
+        (["model=x", "model.name=y"], "--set model.name: model holds a single value"),
     ],
 )
 def test_wrong_recipes_say_what_to_write(tmp_path, overrides, message):
