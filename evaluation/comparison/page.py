@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evaluation.comparison.rows import Row
-from evaluation.comparison.table import difference_text, interval_text
+from evaluation.comparison.table import difference_text, interval_text, measure_title
 from evaluation.judges.string_rules import RefusalStrings, XSTestMatcher
 from evaluation.results import Item, Result
 
@@ -66,7 +66,7 @@ def _table_row(row: Row) -> dict[str, Any]:
         "suite": row.suite,
         "attack": row.attack,
         "judge": row.judge,
-        "measure": row.measure.replace("_", " "),
+        "measure": measure_title(row.measure),
         "cells": cells,
     }
 

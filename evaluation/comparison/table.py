@@ -7,6 +7,11 @@ from evaluation.comparison.rows import Row
 from evaluation.measures.paired_tests import PairedTest
 
 
+def measure_title(measure: str) -> str:
+    """A measure's name for people."""
+    return measure.replace("over_refusal", "over-refusal").replace("_", " ")
+
+
 def interval_text(cell: dict[str, Any] | None) -> str:
     """ "12.5 % [8.1, 18.7]" for shares, "0.42 [0.31, 0.53]" for scores."""
     if cell is None or cell["value"] is None:
@@ -38,7 +43,7 @@ def markdown_table(rows: Sequence[Row], names: Sequence[str]) -> str:
             names[0],
             *(part for name in names[1:] for part in (name, "against the first")),
         ]
-        lines += [f"### {measure.replace('_', ' ')}", "", _line(head), _line(["---"] * len(head))]
+        lines += [f"### {measure_title(measure)}", "", _line(head), _line(["---"] * len(head))]
         for row in (row for row in rows if row.measure == measure):
             cells = [row.suite, row.attack, row.judge]
             for index, cell in enumerate(row.cells):

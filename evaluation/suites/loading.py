@@ -48,7 +48,7 @@ def load_suite(name: str, folder: Path | None = None, limit: int | None = None) 
 
     Looks for the file in `folder` (local copies), then beside the description, then asks the Hub.
     Raises RecipeError for an unknown name; DataError for a missing file, another file than described, wrong columns,
-    no prompts; DependencyError is never raised: `datasets` is a dependency.
+    no prompts.
     """
     description, home = find_description(name)
     rows, columns, origin = _read(description, folder, home)

