@@ -14,9 +14,10 @@ from pathlib import Path
 
 from classifiers.errors import ModelError
 
-_LAUNCHER = Path(__file__).with_name("die_with_parent.py")
+_SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _POLL_SECONDS = 0.25
-_STOP_SECONDS = 5.0
+# From SIGTERM to SIGKILL; and how much later the supervisor itself is given up.
+_GRACE_SECONDS, _SUPERVISOR_SECONDS = 5.0, 15.0
 _LOG_LINES, _LOG_BYTES = 15, 1 << 16
 # A proxy for the outside world must not see requests to this machine.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -62,8 +63,8 @@ def free_port() -> int:
 
 
 class ServerProcess:
-    """A started server. Start it from a thread that lives as long as the server is needed: the kernel ends the
-    server with the thread that started it."""
+    """A started server under its supervisor (`supervisor.py`). Start it from a thread that lives as long as the server is
+    needed: the kernel tells the supervisor of the end of the thread that started it, and it ends the server."""
 
     def __init__(self, name: str, command: ServerCommand, base_url: str, log_file: Path):
         self.name = name
@@ -79,7 +80,15 @@ class ServerProcess:
         self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, str(_LAUNCHER), str(os.getpid()), *self.command.arguments],
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    _SUPERVISOR,
+                    str(os.getpid()),
+                    str(_GRACE_SECONDS),
+                    *self.command.arguments,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -96,7 +105,7 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
-        """Process id of the server."""
+        """Process id of the supervisor, whose exit status is the server's."""
         return self._process.pid
 
     def exit_status(self) -> int | None:
@@ -137,13 +146,12 @@ class ServerProcess:
         )
 
     def stop(self) -> None:
-        """Ends the server and everything in its process group. Safe to call twice."""
+        """Ends the server and everything that it started. Safe to call twice."""
         if self._process.poll() is None:
             self._process.terminate()
-            # One that does not end in time is killed with its group.
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_STOP_SECONDS)
-        # ProcessLookupError: nothing of the group is left.
+                self._process.wait(_GRACE_SECONDS + _SUPERVISOR_SECONDS)
+        # Where the supervisor was killed or hangs, the group is ended without it; ProcessLookupError: nothing of it is left.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

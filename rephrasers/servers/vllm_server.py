@@ -15,8 +15,13 @@ from rephrasers.servers.settings import ServerSettings
 
 PYTHON_VARIABLE = "SAFETROVE_VLLM_PYTHON"
 # Read by vLLM's CPU build alone: GiB of key-value cache (else half of the machine), and no binding to cores, which other
-# processes use too. A value in the environment wins.
-CPU_DEFAULTS = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+# processes use too. A value in the environment wins. Threads that wait do not spin, as in `transformers_serve`.
+CPU_DEFAULTS = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+}
 
 
 def vllm_is_installed() -> bool:

