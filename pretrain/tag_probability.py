@@ -66,9 +66,7 @@ def mean_over_documents(probabilities_bt: "Tensor", lengths: list[int]) -> list[
 
     Position 0 is the end of the document before, after which a tag never stands; what follows the document is padding.
     """
-    return [
-        float(row[1 : length + 1].mean()) for row, length in zip(probabilities_bt.double(), lengths, strict=True)
-    ]
+    return [float(row[1 : length + 1].mean()) for row, length in zip(probabilities_bt.double(), lengths, strict=True)]
 
 
 def document_tag_probabilities(

@@ -38,10 +38,12 @@ def write_control(corpus: Path, destination: Path, rate: float, seed: int) -> tu
     blend = json.loads(run.blend().read_text(encoding="utf-8"))
     tag, end = blend["tag_token_id"], blend["end_of_document_id"]
     sets = {
-        prefix: IndexedDataset(run.blend().parent / prefix) for source in blend["sources"] for prefix in source["shards"]
+        prefix: IndexedDataset(run.blend().parent / prefix)
+        for source in blend["sources"]
+        for prefix in source["shards"]
     }
     wanted = sum(int((document == tag).sum()) for tokens in sets.values() for document in tokens)
-    documents = list(_documents(run, blend))
+    documents = list(read_documents(corpus))
     tokenizer, _ = load_corpus_tokenizer(run.tokenizer())
     tagged: dict[Place, list[int]] = {}
     left = wanted
@@ -80,8 +82,10 @@ def _write(destination: Path, prefix: str, tokens: IndexedDataset, tag: int, tag
     return written
 
 
-def _documents(run: RunFolder, blend: dict[str, Any]) -> Iterator[tuple[Place, str, str]]:
-    """(place, id, text) of all documents of the token files, in their order."""
+def read_documents(corpus: Path) -> Iterator[tuple[Place, str, str]]:
+    """(place, id, text) of all documents of the token files of the run `corpus`, in their order."""
+    run = RunFolder(corpus)
+    blend = json.loads(run.blend().read_text(encoding="utf-8"))
     for source in blend["sources"]:
         for prefix in source["shards"]:
             for number, row in enumerate(_rows(run, source["name"], int(Path(prefix).name))):

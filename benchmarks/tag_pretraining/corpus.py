@@ -8,8 +8,8 @@ import yaml
 from classifiers.errors import DataError
 from pipeline.ingest.decontamination import Decontaminator, read_suite
 from pipeline.recipe import Recipe, Suite, parse_recipe
-from pipeline.stages.dedup import document_table
 from pipeline.run_folder import RunFolder
+from pipeline.stages.dedup import document_table
 from pipeline.tables import read_rows
 from pretrain.tokenizer_training import END_OF_DOCUMENT, train_tokenizer, training_texts
 from safetrove.running import run_recipe

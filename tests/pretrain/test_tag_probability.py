@@ -82,7 +82,12 @@ def tagged(recipe, tmp_path):
     recipe.data.write_text(json.dumps(blend))
     held_out = tmp_path / "held_out.jsonl"
     rows = [
-        {"id": f"{source}{kind}{n}", "source": source, "score": 4 * kind, "text": " ".join(random.choice(WORDS[kind], 9))}
+        {
+            "id": f"{source}{kind}{n}",
+            "source": source,
+            "score": 4 * kind,
+            "text": " ".join(random.choice(WORDS[kind], 9)),
+        }
         for source in ("post", "page")
         for kind in (0, 1)
         for n in range(5)
@@ -135,11 +140,11 @@ def test_a_resumed_run_has_each_measurement_once(tagged):
 
 
 def test_broken_held_out_files_are_refused(tagged, tmp_path):
-    with pytest.raises(PretrainDataError, match="tag_probability.data: there is no file .*none.jsonl"):
+    with pytest.raises(PretrainDataError, match=r"tag_probability\.data: there is no file .*none\.jsonl"):
         read_held_out(tmp_path / "none.jsonl")
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"id": "a", "source": "post", "score": 0, "text": "x"}\n{"id": "b"}\n')
-    with pytest.raises(PretrainDataError, match="broken.jsonl, line 2: expected a JSON object with id"):
+    with pytest.raises(PretrainDataError, match=r"broken\.jsonl, line 2: expected a JSON object with id"):
         read_held_out(broken)
     broken.write_text("")
     with pytest.raises(PretrainDataError, match="holds no documents"):
@@ -156,5 +161,5 @@ def test_the_recipe_refuses_levels_that_are_no_unsafe_ones(tmp_path):
     path.write_text(
         json.dumps({**base, "train_iters": 1, "lr": 1, "tag_probability": {"data": "x", "unsafe_from": [0]}})
     )
-    with pytest.raises(PretrainRecipeError, match="tag_probability.unsafe_from.0"):
+    with pytest.raises(PretrainRecipeError, match=r"tag_probability\.unsafe_from\.0"):
         load_recipe(path)
