@@ -1,6 +1,7 @@
-"""The parts of a training recipe that say how its data is read: stages of the mixture, and where no loss is taken."""
+"""The parts of a training recipe that say how its data is read: stages, where no loss is taken, what is held out."""
 
-from typing import Self
+from pathlib import Path
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -37,6 +38,21 @@ class LossMaskSettings(BaseModel):
     def any(self) -> bool:
         """Whether there is anything to mask."""
         return self.tag or self.end_of_document or self.after_end_of_document
+
+
+class TagProbabilitySettings(BaseModel):
+    """Where and how often P(tag | context) is measured on held-out documents."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Path = Field(description="JSON lines of held-out documents: id, source, score (0 to 5), text")
+    interval: int = Field(1000, ge=1, description="iterations between measurements; the last iteration has one too")
+    unsafe_from: list[Annotated[int, Field(ge=1, le=5)]] = Field(
+        [3, 1], min_length=1, description="scores from which a document counts as unsafe, each measured; 0 is safe"
+    )
+    least_documents: int = Field(
+        8, ge=1, description="safe and unsafe documents that a source needs to be measured by itself"
+    )
 
 
 def check_weights(weights: dict[str, float]) -> None:

@@ -20,6 +20,7 @@ from pretrain.reporting import Report
 from pretrain.stop_signal import StopSignal
 
 if TYPE_CHECKING:
+    from pretrain.tag_probability import TagProbability
     from pretrain.training import Iteration, Training
     from pretrain.validation import Validation
 
@@ -64,6 +65,7 @@ def pretrain(
     if start is not None and done and _exported(recipe, start.iteration):
         return _result(load_state(recipe.save, start.iteration), 0, start.iteration)
     from pretrain.mesh import open_ranks
+    from pretrain.tag_probability import TagProbability
     from pretrain.training import Training
     from pretrain.validation import Validation
 
@@ -72,16 +74,24 @@ def pretrain(
         blend = training.data.blend
         tokenizer = None if recipe.export is None else tokenizer_folder(recipe.data, blend)
         held_out = None if recipe.validation is None else Validation(recipe, recipe.validation, blend.vocabulary_size)
+        settings = recipe.tag_probability
+        tagged = None if settings is None else TagProbability(recipe, settings, blend)
         begun_at = training.state.iteration
         training.open_save_folder()
         with Report(recipe, begun_at, write_line, ranks.rank == 0, terminal) as report, StopSignal() as stop:
-            train(training, held_out, report, stop)
+            train(training, held_out, tagged, report, stop)
         if tokenizer is not None and training.state.iteration >= recipe.train_iters:
             _export(training, tokenizer)
         return _result(training.state, training.state.iteration - begun_at, resume_from)
 
 
-def train(training: "Training", held_out: "Validation | None", report: Report, stop: StopSignal) -> None:
+def train(
+    training: "Training",
+    held_out: "Validation | None",
+    tagged: "TagProbability | None",
+    report: Report,
+    stop: StopSignal,
+) -> None:
     """Iterate to the last iteration, to the next multiple of `exit_interval`, or to SIGTERM; then save and wait for it."""
     recipe, state = training.recipe, training.state
     window = _Window()
@@ -97,6 +107,9 @@ def train(training: "Training", held_out: "Validation | None", report: Report, s
             window = _Window()
         if held_out is not None and (last or state.iteration % recipe.eval_interval == 0):
             report.add_validation(state.iteration, held_out.losses(training))
+            window.leave_out()
+        if tagged is not None and tagged.due(state.iteration):
+            report.add_tag_probability(state.iteration, tagged, tagged.measure(training))
             window.leave_out()
         if ends or state.iteration % recipe.save_interval == 0:
             training.save()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.atomic_files import write_text
+from pretrain.auroc import Separation
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,20 @@ def format_validation_line(iteration: int, losses: dict[str, float]) -> str:
         f" {source} loss: {loss:.6E} | {source} PPL: {math.exp(loss):.6E}" for source, loss in losses.items()
     )
     return f" validation loss at iteration {iteration} |{values} |"
+
+
+def format_tag_probability_lines(iteration: int, separations: Mapping[int, Separation]) -> list[str]:
+    """One line for each score that counts as unsafe: AUROC over all documents, averaged over sources, and within each."""
+    return [
+        f" tag probability at iteration {iteration} | unsafe from score {score} |"
+        f" AUROC: {_or_none(found.overall)} | within sources: {_or_none(found.average)} |"
+        + "".join(f" {source}: {value:.4f} |" for source, value in found.by_source.items())
+        for score, found in separations.items()
+    ]
+
+
+def _or_none(value: float | None) -> str:
+    return "N/A" if value is None else f"{value:.4f}"
 
 
 class MetricsFile:

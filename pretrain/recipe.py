@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pretrain.data_settings import DataStage, LossMaskSettings, check_weights
+from pretrain.data_settings import DataStage, LossMaskSettings, TagProbabilitySettings, check_weights
 from pretrain.errors import PretrainRecipeError
 from pretrain.schedule import DecayStyle, Schedule, WsdDecayStyle
 
@@ -167,6 +167,9 @@ class PretrainRecipe(BaseModel):
     validation: Path | None = Field(None, description="blend file of held-out texts, each source measured by itself")
     eval_interval: int = Field(1000, ge=1, description="iterations between validations; the last iteration has one too")
     eval_samples: int = Field(64, ge=1, description="samples of each source in one validation")
+    tag_probability: TagProbabilitySettings | None = Field(
+        None, description="held-out documents on which P(tag | context) is measured during training; none: it is not"
+    )
     seed: int = Field(1234, ge=0, lt=2**32, description="seed of the initial weights and of the order of the data")
     threads: int = Field(2, ge=1, description="CPU threads of torch; bits of the result may depend on it")
 

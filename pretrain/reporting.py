@@ -5,10 +5,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pretrain.metrics import MetricsFile, Progress, format_log_line, format_validation_line
+from pretrain.metrics import (
+    MetricsFile,
+    Progress,
+    format_log_line,
+    format_tag_probability_lines,
+    format_validation_line,
+)
 from pretrain.recipe import PretrainRecipe
 
 if TYPE_CHECKING:
+    from pretrain.tag_probability import TagMeasure, TagProbability
     from pretrain.tensorboard import EventFiles
 
 
@@ -19,6 +26,7 @@ class Report:
         self, recipe: PretrainRecipe, resumed_from: int, write_line: Callable[[str], None], speaks: bool, terminal: bool
     ) -> None:
         self._write_line, self._speaks = write_line, speaks
+        self._tag_folder = recipe.save / "tag_probability"
         self._bar: Any = None
         self._events: EventFiles | None = None
         if not speaks:
@@ -67,6 +75,15 @@ class Report:
         self._metrics.append({"iteration": iteration, "validation_loss": losses})
         if self._events is not None:
             self._events.add_validation(iteration, losses)
+
+    def add_tag_probability(self, iteration: int, held_out: "TagProbability", measure: "TagMeasure") -> None:
+        """AUROC of P(tag | context) in the log and metrics.jsonl; every document's value in a file of the iteration."""
+        if not self._speaks:
+            return
+        for line in format_tag_probability_lines(iteration, measure.separations):
+            self._say(line)
+        self._metrics.append({"iteration": iteration, "tag_probability": measure.record()})
+        held_out.write(measure, self._tag_folder / f"iter_{iteration:07d}.jsonl")
 
     def _say(self, line: str) -> None:
         if self._bar is None:
