@@ -94,7 +94,7 @@ class Loop:
         begun = now()
         with Report(self._recipe, self.training.state.iteration, lambda line: None, True, False) as report:
             with StopSignal() as stop:
-                train(self.training, None, report, stop)
+                train(self.training, None, None, report, stop)
         return since(begun)
 
     def data_share(self) -> float:

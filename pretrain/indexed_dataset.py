@@ -9,6 +9,7 @@ import os
 import shutil
 import struct
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -216,6 +217,9 @@ class IndexedDataset:
 
     def __len__(self) -> int:
         return len(self.sequence_lengths)
+
+    def __iter__(self) -> Iterator[NDArray]:
+        return (self[number] for number in range(len(self)))
 
     def __getitem__(self, index: int) -> NDArray:
         if not -len(self) <= index < len(self):

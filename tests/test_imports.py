@@ -13,8 +13,10 @@ ALLOWED = {
     "rephrasers": {"classifiers"},
     "pipeline": {"classifiers", "rephrasers"},
     "pretrain": set(),
-    "evaluation": {"classifiers", "rephrasers"},
-    "safetrove": {"classifiers", "rephrasers", "pipeline", "pretrain", "evaluation"},
+    "finetune": {"classifiers", "rephrasers", "pretrain"},
+    "decoding": {"classifiers", "finetune"},
+    "evaluation": {"classifiers", "rephrasers", "decoding"},
+    "safetrove": {"classifiers", "rephrasers", "pipeline", "pretrain", "finetune", "decoding", "evaluation"},
 }
 
 

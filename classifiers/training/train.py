@@ -36,7 +36,7 @@ from classifiers.training.labels import LabelledText
 from classifiers.training.thresholds import Goal, set_thresholds
 from classifiers.training.worker_pool import worker_pool
 
-PARTS, HELD_PARTS = 6, 2  # of the labelled texts; no seed trains on the last two, and the thresholds are set on them
+PARTS, HELD_PARTS = 6, 1  # of the labelled texts; no seed trains on the last one, and the thresholds are set on it
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ def train_all(
 ) -> dict[str, Decision]:
     """Writes `fasttext/` and `embedding/` (adapter, heads) under the folder; returns the thresholds of both.
 
-    `rows` are texts like those that will be scored: a third of them is held out for the thresholds. `extra` is trained on
+    `rows` are texts like those that will be scored: a sixth of them is held out for the thresholds. `extra` is trained on
     always and never measured on. A seed that is already in `folder/seeds`, from the same rows and plan, is not trained
     again. Raises DataError where there are too few rows to hold any out.
     """
     held = [row for row in rows if is_held_out(row.text)]
     kept = [row for row in rows if not is_held_out(row.text)]
     if not held or not kept:
-        raise DataError(f"{len(rows)} labelled rows: too few to hold a third of them out for the thresholds; give more")
+        raise DataError(f"{len(rows)} labelled rows: too few to hold a sixth of them out for the thresholds; give more")
     report(f"{len(kept)} + {len(extra)} texts to train on, {len(held)} held out for the thresholds")
     fine_tuned = _fine_tune_seeds([*kept, *extra], folder / "seeds", plan, report)
     embedding = folder / SHIPPED_HEAD.parent.name

@@ -62,7 +62,8 @@ class Server:
 
     def end_all(self, number: int, seconds: float) -> None:
         """Sends the signal to every descendant, once to each, until none is left or the time is up."""
-        deadline, told = time.monotonic() + seconds, set()
+        deadline = time.monotonic() + seconds
+        told: set[int] = set()
         while (left := descendants(os.getpid())) and time.monotonic() < deadline:
             for pid in left - told:
                 with suppress(ProcessLookupError):

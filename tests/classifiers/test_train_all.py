@@ -105,5 +105,5 @@ def test_a_seeds_file_is_named_by_its_rows_and_settings(tmp_path):
 
 def test_rows_of_which_none_can_be_held_out_are_refused(tmp_path):
     kept = [row for row in ROWS if not is_held_out(row.text)]
-    with pytest.raises(DataError, match="labelled rows: too few to hold a third of them out"):
+    with pytest.raises(DataError, match="labelled rows: too few to hold a sixth of them out"):
         train_all(kept, EXTRA, tmp_path, PLAN, lambda text: None)
