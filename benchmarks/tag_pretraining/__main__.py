@@ -1,8 +1,8 @@
 """`python -m benchmarks.tag_pretraining --data DATA --output OUTPUT`: the harmfulness-tag run, from raw texts to its table.
 
 DATA holds `annotations/`, `web/`, `benchmarks/` and `refusal_direction/`. Everything that is done already is kept, so the same
-command goes on after a stop. Under OUTPUT: `corpus/` (a pipeline run), `tokenizer/`, `control_tokens/`, `tagged/` and
-`control/` (checkpoints, metrics.jsonl), `model/` (the tagged model in Hugging Face format), `results.md`, `curves.png`.
+command goes on after a stop. Under OUTPUT: `corpus/` (a pipeline run), `tokenizer/`, `tagged_tokens/` and
+`control_tokens/` (a copy for each pass, with its own tags), `tagged/` and `control/` (checkpoints, metrics.jsonl), `model/` (the tagged model in Hugging Face format), `results.md`, `curves.png`.
 """
 
 import argparse
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.tag_pretraining.baseline import classify
-from benchmarks.tag_pretraining.control import tag_counts, write_control
 from benchmarks.tag_pretraining.corpus import ROOT, build_corpus, corpus_recipe, overlapping_documents
 from benchmarks.tag_pretraining.figure import draw
 from benchmarks.tag_pretraining.results import last_measured, mean_probabilities, read_curve, table
+from benchmarks.tag_pretraining.retagging import Retagging, tag_counts
 from benchmarks.tag_pretraining.texts import prepare_texts
 from classifiers.errors import DataError, ModelError, SafetroveError
 from pipeline.atomic_files import write_text
@@ -25,14 +25,16 @@ from pretrain.recipe import load_recipe
 from pretrain.tag_probability import read_held_out
 
 RECIPE: Final = ROOT / "recipes" / "pretrain_tag.yaml"
-PAGES: Final = "pages-00000.warc.gz"
+PAGES: Final = "pages-*.warc.gz"
+# Copies of the corpus with tags of their own; more than the passes that are made over it.
+PASSES: Final = 6
+RUNS: Final = ("tagged", "control")
 
 
 def overrides(output: Path, run: str) -> dict[str, str]:
     """What differs from `recipes/pretrain_tag.yaml` for `run`: tagged or control."""
-    tokens = output / "corpus" / "tokens" if run == "tagged" else output / "control_tokens"
     return {
-        "data": str(tokens / "blend.json"),
+        "data": str(output / f"{run}_tokens" / "blend.json"),
         "save": str(output / run),
         "export": str(output / ("model" if run == "tagged" else "control_model")),
         "tag_probability.data": str(output / "texts" / "held_out.jsonl"),
@@ -49,9 +51,11 @@ def prepare(data: Path, output: Path, pages: str) -> None:
             f"{output}: {len(found)} documents overlap a suite, the first one {found[0]}; start in a new folder"
         )
     print(f"no document shares {recipe.ingest.decontamination_words} words in a row with a suite or a held-out text")
-    if not (output / "control_tokens" / "blend.json").is_file():
-        write_control(output / "corpus", output / "control_tokens", recipe.tag.rate, recipe.seed)
-    for name in ("tagged", "control"):
+    for name in RUNS:
+        if not Path(overrides(output, name)["data"]).is_file():
+            retagging = Retagging(output / "corpus", recipe.tag.rate, recipe.seed)
+            places = retagging.tagged_places() if name == "tagged" else retagging.control_places()
+            retagging.write(output / f"{name}_tokens", places, PASSES)
         tags, tokens = tag_counts(Path(overrides(output, name)["data"]))
         print(f"{name}: {tags} tags in {tokens} tokens")
 
@@ -59,7 +63,7 @@ def prepare(data: Path, output: Path, pages: str) -> None:
 def train(output: Path) -> None:
     """Both runs side by side, a process each; their lines go to OUTPUT/tagged.log and OUTPUT/control.log."""
     runs = {}
-    for name in ("tagged", "control"):
+    for name in RUNS:
         settings = [item for pair in overrides(output, name).items() for item in ("--set", "=".join(pair))]
         with (output / f"{name}.log").open("a") as log:
             runs[name] = subprocess.Popen(
@@ -77,13 +81,13 @@ def report(output: Path) -> str:
     """Write and return results.md; draw curves.png."""
     recipe = load_recipe(RECIPE, overrides(output, "tagged"))
     per_iteration = recipe.global_batch_size * recipe.seq_length
-    columns = {f"{name} run": last_measured(output / name) for name in ("tagged", "control")}
+    columns = {f"{name} run": last_measured(output / name) for name in RUNS}
     columns["fastText on the same texts"] = classify(output / "corpus", read_held_out(output / "texts/held_out.jsonl"))
     lines = [line for score in (3, 1) for line in [*table(columns, score), ""]]
-    for name in ("tagged", "control"):
+    for name in RUNS:
         means = mean_probabilities(columns[f"{name} run"])
         lines.append(f"{name} run: mean P(tag) {means['safe']:.5f} on safe, {means['unsafe']:.5f} on unsafe documents")
-    draw({name: read_curve(output / name, per_iteration) for name in ("tagged", "control")}, output / "curves.png")
+    draw({name: read_curve(output / name, per_iteration) for name in RUNS}, output / "curves.png")
     write_text(output / "results.md", "\n".join(lines) + "\n")
     return "\n".join(lines)
 

@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.tag_pretraining.control import read_documents
 from benchmarks.tag_pretraining.results import Measured
+from benchmarks.tag_pretraining.retagging import read_documents
 from pipeline.ingest.decontamination import normalised_words
 from pretrain.tag_probability import HeldOutDocument
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from stage_runs import run_stage, write_documents, write_scores
 
-from benchmarks.tag_pretraining.control import read_documents, tag_counts, write_control
 from benchmarks.tag_pretraining.corpus import ROOT, corpus_recipe, evaluation_suites
 from benchmarks.tag_pretraining.figure import draw
 from benchmarks.tag_pretraining.results import Measured, mean_probabilities, read_curve, table
+from benchmarks.tag_pretraining.retagging import Retagging, read_documents, tag_counts
 from benchmarks.tag_pretraining.texts import is_held_out, prepare_texts
 from classifiers.errors import DataError
 from pipeline.recipe import load_recipe, parse_recipe
@@ -110,27 +110,54 @@ def corpus(tmp_path):
     return run.root
 
 
-def test_the_control_has_the_same_documents_and_as_many_tags_elsewhere(corpus, tmp_path):
-    tags, documents = write_control(corpus, tmp_path / "control", 0.2, 0)
-    blend = load_blend(tmp_path / "control/blend.json")
-    assert tag_counts(tmp_path / "control/blend.json") == tag_counts(corpus / "tokens/blend.json")
-    assert tag_counts(corpus / "tokens/blend.json")[0] == tags > 20
-    tagged_of = {}
-    for source in blend.sources:
-        theirs, ours = (IndexedDataset(root / source.shards[0]) for root in (corpus / "tokens", tmp_path / "control"))
-        for one, other in zip(theirs, ours, strict=True):
-            assert [t for t in one if t != blend.tag_token_id] == [t for t in other if t != blend.tag_token_id]
-            assert other[0] != blend.tag_token_id and other[-1] == blend.end_of_document_id
-        tagged_of[source.name] = sum(blend.tag_token_id in document for document in ours)
-        assert source.tokens == int(ours.sequence_lengths.sum())
-        levels = read_levels(tmp_path / "control" / source.shards[0], len(ours))
-        assert set(levels) == ({0} if source.name == "safe" else {4})
-    # The tags stand in safe documents about as often as in unsafe ones.
-    assert sum(tagged_of.values()) == documents and tagged_of["safe"] >= 4
-    assert (corpus.parent / "control" / blend.tokenizer).is_dir()
-    before = (tmp_path / "control/safe/00000.bin").read_bytes()
-    write_control(corpus, tmp_path / "control", 0.2, 0)
-    assert (tmp_path / "control/safe/00000.bin").read_bytes() == before
+def write_both(corpus, folder):
+    """Token files of the tagged run and of the control, three passes each; the places that each of them tags."""
+    places = {}
+    for name in ("tagged", "control"):
+        retagging = Retagging(corpus, 0.2, 0)
+        places[name] = retagging.tagged_places() if name == "tagged" else retagging.control_places()
+        retagging.write(folder / name, places[name], 3)
+    return places
+
+
+def shards(blend_file, source):
+    return [list(IndexedDataset(blend_file.parent / shard)) for shard in source.shards]
+
+
+def test_every_pass_has_the_documents_of_the_corpus_and_tags_of_its_own(corpus, tmp_path):
+    places = write_both(corpus, tmp_path)
+    original = load_blend(corpus / "tokens/blend.json")
+    tag = original.tag_token_id
+    for name in ("tagged", "control"):
+        blend = load_blend(tmp_path / name / "blend.json")
+        assert (tmp_path / name / blend.tokenizer).is_dir()
+        for source, theirs in zip(blend.sources, original.sources, strict=True):
+            (corpus_documents,) = shards(corpus / "tokens/blend.json", theirs)
+            passes = shards(tmp_path / name / "blend.json", source)
+            assert len(passes) == 3 and source.weight == theirs.weight
+            for number, documents in enumerate(passes):
+                for n, (ours, first) in enumerate(zip(documents, corpus_documents, strict=True)):
+                    assert [t for t in ours if t != tag] == [t for t in first if t != tag]
+                    assert ours[0] != tag and ours[-1] == blend.end_of_document_id
+                    assert (tag in ours) == ((theirs.shards[0], n) in places[name])
+                if name == "tagged" and number == 0:
+                    assert all((a == b).all() for a, b in zip(documents, corpus_documents, strict=True))
+            assert source.tokens == sum(len(document) for documents in passes for document in documents)
+            levels = read_levels(tmp_path / name / source.shards[1], len(corpus_documents))
+            assert set(levels) == ({0} if source.name == "safe" else {4})
+    tagged = [IndexedDataset(tmp_path / f"tagged/tagged/00000-{number}") for number in range(3)]
+    assert any(len(a) != len(b) or (a != b).any() for a, b in zip(*tagged[:2], strict=True))
+
+
+def test_the_control_has_about_as_many_tags_and_as_many_in_safe_documents(corpus, tmp_path):
+    places = write_both(corpus, tmp_path)
+    tags, control = (tag_counts(tmp_path / name / "blend.json")[0] for name in ("tagged", "control"))
+    assert tags > 60 and control == pytest.approx(tags, rel=0.3)
+    safe = [prefix for prefix, _ in places["control"] if prefix.startswith("safe/")]
+    assert len(safe) >= 4 and len(places["control"]) - len(safe) >= 4
+    before = (tmp_path / "control/safe/00000-1.bin").read_bytes()
+    write_both(corpus, tmp_path)
+    assert (tmp_path / "control/safe/00000-1.bin").read_bytes() == before
 
 
 def test_documents_are_read_in_the_order_of_the_tokens(corpus):
