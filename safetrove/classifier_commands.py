@@ -124,7 +124,7 @@ def annotate(
 )
 def train(
     labels: Annotated[
-        Path, typer.Argument(help="JSON lines with text, score (0-5), category; a third is held out for the thresholds")
+        Path, typer.Argument(help="JSON lines with text, score (0-5), category; a sixth is held out for the thresholds")
     ],
     output: Annotated[Path, typer.Option(help="folder for the weights; finished seeds in it are not trained again")],
     extra: Annotated[
