@@ -27,8 +27,8 @@ def made_up(number: int, wording: str, unsafe: bool) -> LabelledText:
 
 
 ROWS = [  # two in five of a third wording are unsafe: worth finding, but not at even odds
-    *(made_up(number, wording, wording == UNSAFE) for number in range(90) for wording in (SAFE, UNSAFE)),
-    *(made_up(number, EITHER, number % 5 < 2) for number in range(60)),
+    *(made_up(number, wording, wording == UNSAFE) for number in range(260) for wording in (SAFE, UNSAFE)),
+    *(made_up(number, EITHER, number % 5 < 2) for number in range(180)),
 ]
 EXTRA = [LabelledText(f"a quiet day {' '.join(FILLER[::20])}", 0, "none", "made up")]
 PLAN = Plan(seeds=(0, 1), finetuning=Finetuning(layers=1, rank=2, epochs=1, longest=16))
