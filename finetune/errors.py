@@ -1,6 +1,6 @@
 """What a user of this room can do wrong. Every message says what is wrong, where, and what to do."""
 
-from classifiers.errors import DataError, IdentityError, ModelError, RecipeError
+from classifiers.errors import DataError, IdentityError, ModelError, RecipeError, SafetroveError
 
 
 class FinetuneRecipeError(RecipeError):
@@ -21,3 +21,11 @@ class SafetyTokenError(FinetuneDataError):
 
 class ReferenceCacheError(IdentityError):
     """Kept reference values that belong to other rows, tokens, positions or another model."""
+
+
+class DivergenceError(SafetroveError):
+    """A loss or gradient that is no number: training was ended."""
+
+
+class ResultFolderError(IdentityError):
+    """A result folder that holds the run of another recipe."""

@@ -41,6 +41,9 @@ COMMANDS = {
     "evaluate suites": {"--folder"},
     "evaluate run": {"--output", "--set"},
     "evaluate compare": {"--output"},
+    "finetune sft": {"--set"},
+    "finetune str": {"--set"},
+    "finetune dpo": {"--set"},
     "prompts compare": {
         "--styles", "--n", "--scores", "--base-url", "--model", "--temperature", "--max-tokens", "--characters", "--seed",
         "--output",
