@@ -31,16 +31,18 @@ def build_rows(recipe: ChatRecipe, tokenizer: Any, tagger: Tagger | None = None)
     mixed = mix_sources(recipe.data, recipe.seed, tagger, tokenizer)
     chats = [chat for part in mixed.values() for chat in part]
     _refuse_two_chats_of_one_id(chats)
-    held_out = set(drawn(chats, recipe.evaluation_rows, recipe.seed, "finetune-held-out"))
+    held_out = {chat.id for chat in drawn(chats, recipe.evaluation_rows, recipe.seed, "finetune-held-out")}
     if recipe.evaluation_rows >= len(chats):
         raise FinetuneDataError(
             f"evaluation_rows {recipe.evaluation_rows} leaves nothing of {len(chats)} rows to train on"
         )
     allowed = frozenset([HARMFULNESS_TAG]) if any(source.tag_rate for source in recipe.data) else frozenset()
-    parts = []
-    for part in ([c for c in chats if c not in held_out], [c for c in chats if c in held_out]):
-        parts.append(tokenise_chats(part, tokenizer, recipe.max_length, recipe.too_long, allowed) if part else [])
-    train, kept_out = parts
+    groups = [chat for chat in chats if chat.id not in held_out], [chat for chat in chats if chat.id in held_out]
+    train, kept_out = (
+        tokenise_chats(group, tokenizer, recipe.max_length, recipe.too_long, allowed) if group else []
+        for group in groups
+    )
+    trained = {row.id for row in train}
     facts = {
         "sha256": data_sha256(train),
         "held_out_sha256": data_sha256(kept_out),
@@ -51,7 +53,7 @@ def build_rows(recipe: ChatRecipe, tokenizer: Any, tagger: Tagger | None = None)
         "tokens": sum(len(row.input_ids) for row in train),
         "supervised_tokens": sum(row.supervised for row in train),
     }
-    return TrainingRows(train, kept_out, [c for c in chats if c not in held_out], facts)
+    return TrainingRows(train, kept_out, [chat for chat in chats if chat.id in trained], facts)
 
 
 def mix_sources(

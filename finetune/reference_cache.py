@@ -5,7 +5,7 @@
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -52,7 +52,7 @@ def keep_reference(
     folder: Path,
     identity: Mapping[str, Any],
     reference: "Reference",
-    batches: Sequence[Mapping[str, "Tensor"]],
+    batches: Iterable[Mapping[str, "Tensor"]],
     masks: Callable[[Mapping[str, "Tensor"]], "Tensor"],
     targets: Callable[[Mapping[str, "Tensor"], "Tensor"], "Tensor"],
     precision: Precision,

@@ -55,12 +55,14 @@ class SupervisedTrainer(Trainer):
         super().__init__(*args, **settings)
         self.model_accepts_loss_kwargs = True  # the number of labels of the whole update is counted and handed over
         self.loss_is_scaled_for_ga = True
-        self.objective = objective
+        self.objective: Objective | None = objective
         self._positions: Tensor | int = 0
         self._parts: dict[str, Tensor] = {}
         self._parts_since = 0
-        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        self._head = plain_head(base) if objective is not None and objective.reading.columns is not None else None
+        self._head: Any = None
+        if objective is not None and objective.reading.columns is not None:
+            tuned: Any = self.model
+            self._head = plain_head(tuned.get_base_model() if hasattr(tuned, "get_base_model") else tuned)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Any]:
         """As the base class; counts the compared positions of the update too."""

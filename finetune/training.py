@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -182,7 +181,7 @@ def _train(run: Run, objective: Any, method: str) -> tuple[dict[str, Any], list[
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_progress(run.report, method))
-    folder = Path(arguments.output_dir)
+    folder = recipe.output / "checkpoints"
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
     metrics["seconds"] = round(time.monotonic() - began, 3)
