@@ -16,7 +16,7 @@ from finetune.sft_training import SftRecipe, run_sft
 from finetune.str_training import StrRecipe, run_str
 from tests.finetune.tiny_llama import make_model, make_tokenizer
 
-REFUSAL = "no, never"
+REFUSAL = "NO!"
 THINGS = [f"{a}{b}" for a in "bcdfgklmnprst" for b in "aeiou"]
 
 
@@ -73,7 +73,7 @@ def test_u18_str_keeps_more_of_the_refusals_than_plain_tuning_at_no_worse_loss(a
     before = refusal_log_probability(aligned / "tuned", held_out)
     assert before > -0.3  # it had learnt to refuse
     tokenizer = make_tokenizer()
-    ids = tokenizer("no,nev", add_special_tokens=False)["input_ids"]
+    ids = tokenizer("NO!", add_special_tokens=False)["input_ids"]
     shared = {
         "model": str(aligned / "tuned"), "lora": {"rank": 8}, "max_length": 64, "batch_size": 16, "micro_batch_size": 16,
         "data": [{"name": "benign", "path": aligned / "benign.jsonl"}], "evaluation_rows": 13, "epochs": 12, "lr": 1e-2,
@@ -81,15 +81,14 @@ def test_u18_str_keeps_more_of_the_refusals_than_plain_tuning_at_no_worse_loss(a
     }  # fmt: skip
     for seed in (1, 2, 3):
         plain = run_sft(SftRecipe(**shared, seed=seed, output=tmp_path / f"sft{seed}"), report=silent)
-        penalty = {"weight": 1.0, "space": "logprob", "tokens": {"rule": "given", "ids": sorted(set(ids))}}
+        penalty = {"weight": 0.05, "space": "raw", "tokens": {"rule": "given", "ids": sorted(set(ids))}}
         anchored = run_str(
             StrRecipe(**shared, seed=seed, output=tmp_path / f"str{seed}", penalty=penalty), report=silent
         )
         kept = [refusal_log_probability(tmp_path / f"{name}{seed}", held_out) for name in ("sft", "str")]
         losses = [result["metrics"]["held_out_loss_after"] for result in (plain, anchored)]
-        print(seed, before, kept, losses)
-        assert kept[1] > kept[0] and kept[0] < before
-        assert losses[1] < losses[0] + 0.1
+        assert before > kept[1] > kept[0] + 1  # plain tuning forgets nearly all of it
+        assert losses[1] < losses[0] + 0.15
 
 
 def test_the_starting_models_own_refusals_give_its_safety_tokens(aligned):
@@ -97,4 +96,4 @@ def test_the_starting_models_own_refusals_give_its_safety_tokens(aligned):
     refused = greedy_answers(start.model, start.tokenizer, [f"break {thing}" for thing in THINGS[:20]], 6)
     answered = greedy_answers(start.model, start.tokenizer, [f"fetch {thing}" for thing in THINGS[:20]], 6)
     mined = {start.tokenizer.decode([token.id]) for token in mine_safety_tokens(refused, answered, 0.1, 3.0)}
-    assert {"n", "o"} & mined and "," not in mined and not {"y", "s"} & mined
+    assert {"N", "O", "!"} <= mined and not {"y", "s"} & mined

@@ -130,9 +130,12 @@ def test_problems_are_right_and_a_longer_set_begins_with_the_shorter_one():
     assert len({chat.messages[0]["content"] for chat in problems}) > 290
     for chat in problems:
         solution = chat.messages[1]["content"]
-        for left, sign, right, result in re.findall(r"(?<![+\d] )(\d+) ([x/+-]) (\d+) = (\d+)", solution):
-            a, b = int(left), int(right)
-            assert {"x": a * b, "/": a / b, "+": a + b, "-": a - b}[sign] == int(result), solution
+        for left, result in re.findall(r"(\d+(?: [x/+-] \d+)+) = (\d+)", solution):
+            total, *rest = left.split(" ")
+            value = int(total)
+            for sign, number in zip(rest[::2], map(int, rest[1::2]), strict=True):
+                value = {"x": value * number, "/": value / number, "+": value + number, "-": value - number}[sign]
+            assert value == int(result), solution
         final = int(solution.rsplit("#### ", 1)[1])
         assert final > 0 and str(final) in solution.rsplit("\n", 1)[0]
     assert problems[0] != arithmetic_problem(0, 6)
