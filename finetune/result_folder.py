@@ -15,6 +15,8 @@ _TITLES = {
     "safe_lora": "supervised fine-tuning with a Safe LoRA projection (arXiv 2405.16833)",
     "str": "STR-style fine-tuning (reconstructed from arXiv 2604.17210)",
     "dpo": "direct preference optimisation (arXiv 2305.18290)",
+    "safesteer": "SafeSteer (arXiv 2606.02530)",
+    "magic_tokens": "magic-token co-training (arXiv 2508.14904)",
 }
 
 

@@ -22,7 +22,7 @@ def sft(recipe: Recipe, overrides: Set = []) -> None:  # noqa: B006 (typer copie
     from finetune.sft_training import SftRecipe, run_sft
     from pipeline.tagging import insert_tags
 
-    _print(run_sft(load_recipe(recipe, SftRecipe, overrides), insert_tags, _line))
+    print_result(run_sft(load_recipe(recipe, SftRecipe, overrides), insert_tags, print_line))
 
 
 @finetune_app.command(
@@ -34,7 +34,7 @@ def str_command(recipe: Recipe, overrides: Set = []) -> None:  # noqa: B006
     from finetune.str_training import StrRecipe, run_str
     from pipeline.tagging import insert_tags
 
-    _print(run_str(load_recipe(recipe, StrRecipe, overrides), insert_tags, _line))
+    print_result(run_str(load_recipe(recipe, StrRecipe, overrides), insert_tags, print_line))
 
 
 @finetune_app.command(epilog="Example: `safetrove finetune dpo recipes/finetune_dpo.yaml --set beta=0.3`")
@@ -43,14 +43,28 @@ def dpo(recipe: Recipe, overrides: Set = []) -> None:  # noqa: B006
     from finetune.dpo_training import DpoRecipe, run_dpo
     from finetune.recipe import load_recipe
 
-    _print(run_dpo(load_recipe(recipe, DpoRecipe, overrides), _line))
+    print_result(run_dpo(load_recipe(recipe, DpoRecipe, overrides), print_line))
 
 
-def _line(text: str) -> None:
+@finetune_app.command(
+    epilog="Example: `safetrove finetune safesteer recipes/finetune_safesteer.yaml --set loss=partial`"
+)
+def safesteer(recipe: Recipe, overrides: Set = []) -> None:  # noqa: B006
+    """SafeSteer: the model is pulled to its own refusing self, on a few tokens of answers that it samples itself."""
+    from finetune.recipe import load_recipe
+    from finetune.safesteer.recipe import SafeSteerRecipe
+    from finetune.safesteer.run import train_safesteer
+
+    print_result(train_safesteer(load_recipe(recipe, SafeSteerRecipe, overrides), print_line))
+
+
+def print_line(text: str) -> None:
+    """One line at once, into a pipe too."""
     print(text, flush=True)
 
 
-def _print(result: dict[str, Any]) -> None:
+def print_result(result: dict[str, Any]) -> None:
+    """Where a run's result is, and its measures."""
     shown = {key: value for key, value in result["metrics"].items() if value is not None}
     print(f"{result['recipe']['output']}: " + ", ".join(f"{key} {_short(value)}" for key, value in shown.items()))
 

@@ -6,7 +6,9 @@ import yaml
 from evaluation.recipe import load_recipe as load_evaluation_recipe
 from evaluation.suites.description import find_description
 from finetune.dpo_training import DpoRecipe
+from finetune.magic_tokens.recipe import MagicRecipe
 from finetune.recipe import load_recipe as load_finetune_recipe
+from finetune.safesteer.recipe import SafeSteerRecipe
 from finetune.sft_training import SftRecipe
 from finetune.str_training import StrRecipe
 from pipeline.recipe import dump_recipe as dump
@@ -20,7 +22,12 @@ EVALUATIONS = [path for path in RECIPES if path.name.startswith("evaluate_")]
 FINETUNE = [path for path in RECIPES if path.name.startswith("finetune_")]
 CORPORA = [path for path in RECIPES if path not in PRETRAIN + EVALUATIONS + FINETUNE]
 # Fine-tuning recipes of another method than plain tuning, by name.
-METHODS = {"finetune_str": StrRecipe, "finetune_dpo": DpoRecipe}
+METHODS = {
+    "finetune_str": StrRecipe,
+    "finetune_dpo": DpoRecipe,
+    "finetune_safesteer": SafeSteerRecipe,
+    "finetune_magic_tokens": MagicRecipe,
+}
 corpora = pytest.mark.parametrize("path", CORPORA, ids=lambda path: path.stem)
 
 
