@@ -9,6 +9,8 @@ import typer
 
 from safetrove.classifier_commands import classifier_app
 from safetrove.evaluate_commands import evaluate_app
+from safetrove.finetune_commands import finetune_app
+from safetrove.magic_token_commands import magic_app
 from safetrove.prompt_commands import prompts
 
 app = typer.Typer(
@@ -22,6 +24,8 @@ app = typer.Typer(
 app.add_typer(classifier_app, name="classifier")
 app.add_typer(prompts, name="prompts")
 app.add_typer(evaluate_app, name="evaluate")
+finetune_app.add_typer(magic_app, name="magic")
+app.add_typer(finetune_app, name="finetune")
 
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, dotted; repeatable")]
 Output = Annotated[Path | None, typer.Option(help="run folder; default: the recipe's output, else runs/NAME")]
