@@ -56,8 +56,8 @@ class BatchDecoding:
         self._settings, self._on_token, self._tokenizer = settings, on_token, base.tokenizer
         self._queue_length, self._max_undecided = queue_length, max_undecided
         self._base, self._expert = (CachedModel(side.model, vocabulary_size) for side in (base, expert))
-        self._ends = torch.tensor(sorted(base.end_ids() | expert.end_ids()))
-        pad_id = int(self._ends[0])
+        self._end_ids = base.end_ids() | expert.end_ids()
+        self._ends, pad_id = torch.tensor(sorted(self._end_ids)), min(self._end_ids)
         self._base_input, self._base_mask = left_padded(base_ids, pad_id)
         # What the expert has not read yet: the prompt, later the last settled token.
         self._pending, self._pending_mask = left_padded(expert_ids, pad_id)
@@ -102,7 +102,7 @@ class BatchDecoding:
         import torch
 
         waiting = len(self._queue)
-        allowed = self._max_undecided if self._base.can_take_back and self._expert.can_take_back_or_unfed else 0
+        allowed = self._max_undecided if self._base.can_take_back and self._expert.can_take_back else 0
         if waiting >= self._queue_length or int(self._undecided[self._alive].max()) > allowed:
             return True
         if bool(torch.isin(self._queue[-1][1], self._ends)[self._alive].any()):
@@ -157,7 +157,7 @@ class BatchDecoding:
             self._alive[place] = decoded.ended_by is None
 
     def _ending(self, decoded: Decoded, token: int, strength: float) -> str | None:
-        if token in self._ends:
+        if token in self._end_ids:
             return "end"
         rule, length = self._settings.early_stop, len(decoded.trace)
         if rule is not None and strength >= rule.minimum_strength:

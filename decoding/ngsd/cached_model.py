@@ -53,9 +53,12 @@ class CachedModel:
 
     @property
     def can_take_back(self) -> bool:
-        """Whether fed tokens can be taken back exactly: not with sliding windows (holes would count) or recurrent states."""
+        """Whether fed tokens can be taken back exactly: not from sliding windows (holes would count) or recurrent states,
+        and not before the first feed, when nothing is known of the cache."""
+        from transformers.cache_utils import DynamicLayer
+
         layers = getattr(self._cache, "layers", [])
-        return bool(layers) and all(type(layer).__name__ == "DynamicLayer" for layer in layers)
+        return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
     def take_back(self, counts_b: Any) -> None:
         """Row r goes on as if its last counts_b[r] tokens had not been fed. They must be among those fed without padding."""

@@ -58,9 +58,9 @@ class ChatModel:
         if not getattr(self.tokenizer, "chat_template", None):
             return Prompt(text=rendered)
         before, _, after = self.render(Prompt.ask(_PLACE, system)).partition(_PLACE)
-        request, found, prefill = rendered.removeprefix(before).partition(after)
-        if not rendered.startswith(before) or not found:
+        if not after or not rendered.startswith(before) or after not in rendered[len(before) :]:
             return Prompt(text=rendered)
+        request, _, prefill = rendered[len(before) :].partition(after)
         prompt = Prompt.ask(request, system, prefill)
         # A template that trims or rewrites a request cannot be taken apart.
         return prompt if self.render(prompt) == rendered else Prompt(text=rendered)
