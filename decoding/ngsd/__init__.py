@@ -1,7 +1,7 @@
 """Neuron Guided Safe Decoding (arXiv 2602.02027): a small safety expert corrects the base where a spiking gate opens.
 
-    from decoding.ngsd import ChatModel, NgsdSettings, generate
-    answers = generate(ChatModel(model, tokenizer, "base"), ChatModel(expert, tokenizer, "expert"), ["How do I ...?"])
+from decoding.ngsd import ChatModel, NgsdSettings, generate
+answers = generate(ChatModel(model, tokenizer, "base"), ChatModel(expert, tokenizer, "expert"), ["How do I ...?"])
 """
 
 from decoding.ngsd.chat import ChatModel, Prompt

@@ -17,7 +17,8 @@ GateStep = tuple[Any, Any, Any]
 class Gate(Protocol):
     """What a gate of one's own needs."""
 
-    threshold: float
+    @property
+    def threshold(self) -> float: ...
 
     def initial(self, rows: int) -> Any: ...
 
@@ -72,9 +73,7 @@ class EmaGate:
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1 or math.isnan(self.threshold):
-            raise RecipeError(
-                f"EMA gate: decay is {self.decay} (expected 0 to below 1), threshold {self.threshold}"
-            )
+            raise RecipeError(f"EMA gate: decay is {self.decay} (expected 0 to below 1), threshold {self.threshold}")
 
     def initial(self, rows: int) -> Any:
         """[rows, 1]: the averages."""

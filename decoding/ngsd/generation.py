@@ -59,7 +59,9 @@ def generate(
     return [answer for answer in answers if answer is not None]
 
 
-def rate_with_model(model: ChatModel, requests: Sequence[str], new_tokens: int = 64, max_rows: int = 32) -> list[Rating]:
+def rate_with_model(
+    model: ChatModel, requests: Sequence[str], new_tokens: int = 64, max_rows: int = 32
+) -> list[Rating]:
     """Ratings by a chat model's own greedy answers to the rating prompt. Raises as `generate` does."""
     texts = [model.render(Prompt.ask(rating_request(request))) for request in requests]
     encoded = encode(model, texts, new_tokens)

@@ -113,7 +113,8 @@ def parse_rating(answer: str) -> Rating:
         for text in re.findall(r"\{[^{}]*\}", place):
             axes = _axes(text)
             if any(value is not None for value in axes):
-                return Rating(*(UNREAD if value is None else value for value in axes), parsed=None not in axes)
+                severity, actionable, evasion, targeting = (UNREAD if value is None else value for value in axes)
+                return Rating(severity, actionable, evasion, targeting, parsed=None not in axes)
     return Rating(UNREAD, UNREAD, UNREAD, UNREAD, parsed=False)
 
 

@@ -1,6 +1,6 @@
 """How NGSD decodes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from classifiers.errors import RecipeError
 from decoding.ngsd.early_stop import EarlyStop
@@ -38,11 +38,11 @@ class NgsdSettings:
 
     max_new_tokens: int = 256
     strength: float | None = None
-    gate: Gate = LeakyGate()
+    gate: Gate = field(default_factory=LeakyGate)
     candidates: int = 64
-    deferral: Deferral | None = Deferral()
-    early_stop: EarlyStop | None = EarlyStop()
-    risk: RiskRule = RiskRule()
+    deferral: Deferral | None = field(default_factory=Deferral)
+    early_stop: EarlyStop | None = field(default_factory=EarlyStop)
+    risk: RiskRule = field(default_factory=RiskRule)
     rating_tokens: int = 64
     max_rows: int = 32
 

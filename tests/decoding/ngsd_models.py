@@ -30,7 +30,14 @@ def tiny_model(seed, kind="llama", like=None, noise=0.0, sharpness=14.0, positio
 
     like: start from this model's weights and add `noise` times a random matrix to its output.
     """
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        MistralConfig,
+        MistralForCausalLM,
+    )
 
     tokenizer = tokenizer or tiny_tokenizer()
     torch.manual_seed(seed)
@@ -55,6 +62,7 @@ def tiny_model(seed, kind="llama", like=None, noise=0.0, sharpness=14.0, positio
             head += noise * torch.randn_like(head)
         else:
             head *= sharpness / 4
+            head[tokenizer.eos_token_id] *= 1.5  # so that answers do end, at different lengths
     name = f"{'expert' if like else 'base'}-{seed}"
     return ChatModel(model.double().eval(), tokenizer, name)
 

@@ -6,7 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from decoding.ngsd import AdamGate, Deferral, EarlyStop, EmaGate, LeakyGate, NgsdSettings, Prompt, Rating, RiskRule, generate
+from decoding.ngsd import (
+    AdamGate,
+    Deferral,
+    EarlyStop,
+    EmaGate,
+    LeakyGate,
+    NgsdSettings,
+    Prompt,
+    Rating,
+    RiskRule,
+    generate,
+)
 from tests.decoding.ngsd_models import WORDS, naive, tiny_model
 
 OPEN, SHUT = LeakyGate(threshold=0.0), LeakyGate(threshold=float("inf"))
@@ -39,7 +50,9 @@ def ids(side, request):
 def same(found, expected):
     for a, b in zip(found, expected, strict=True):
         assert a.tokens == b.tokens and a.ended_by == b.ended_by and a.text == b.text
-        assert [(s.token, s.base_token, s.fired) for s in a.trace] == [(s.token, s.base_token, s.fired) for s in b.trace]
+        assert [(s.token, s.base_token, s.fired) for s in a.trace] == [
+            (s.token, s.base_token, s.fired) for s in b.trace
+        ]
         for name in ("current", "potential"):
             ours, theirs = ([getattr(s, name) for s in answer.trace] for answer in (a, b))
             assert ours == pytest.approx(theirs, abs=1e-9)
@@ -56,9 +69,9 @@ def greedy(side, request, new_tokens=40):
 
 @pytest.mark.parametrize("gate", [LeakyGate(), EmaGate(threshold=0.3), AdamGate(), LeakyGate(soft_reset=0.0)])
 def test_equals_the_naive_method(gate):
-    """Both caches and one pass each a token change nothing; mixed strengths in one batch."""
+    """Both caches, batches and one pass each a token change nothing."""
     base, expert = pair(1)
-    asked, changed = requests(6, 1), 0
+    asked, changed = requests(3, 1), 0
     for strength in (0.3, 0.9):
         settings = replace(IMMEDIATE, gate=gate, strength=strength)
         for request, answer in zip(asked, generate(base, expert, asked, settings), strict=True):
@@ -77,11 +90,11 @@ def test_equals_the_naive_method(gate):
 def test_deferred_equals_immediate_in_text_and_trace(kind):
     """Over random models and prompts: single and in batches; absolute and rotary positions; sliding windows."""
     compared = changed = rolled_back = ends = spared = 0
-    for seed in range(10 if kind == "llama" else 4):
-        base, expert = pair(seed, kind, noise=(0.05, 0.4, 1.5)[seed % 3])
-        asked = requests(5, seed)
-        for strength in (0.1, 0.3, 0.45):
-            settings = replace(IMMEDIATE, strength=strength)
+    for seed in range(6 if kind == "llama" else 2):
+        base, expert = pair(seed, kind, noise=(0.4, 1.5, 0.05)[seed % 3])
+        asked = requests(8, seed)
+        for strength in (0.1, 0.45):
+            settings = replace(IMMEDIATE, max_new_tokens=24, strength=strength)
             expected = generate(base, expert, asked, settings)
             for deferral in DEFERRALS:
                 found = generate(base, expert, asked, replace(settings, deferral=deferral))
@@ -94,7 +107,7 @@ def test_deferred_equals_immediate_in_text_and_trace(kind):
             same(generate(base, expert, asked[:1], replace(settings, deferral=DEFERRALS[1])), expected[:1])
             changed += sum(s.token != s.base_token for answer in expected for s in answer.trace)
             ends += sum(answer.ended_by == "end" for answer in expected)
-    assert compared >= 200 and changed > 50 and ends > 10 and spared > 0
+    assert compared >= 120 and changed > 20 and ends > 5 and spared > 0
     assert (rolled_back == 0) == (kind == "mistral"), "sliding windows cannot take tokens back; the others did"
 
 
@@ -131,17 +144,27 @@ def test_every_prompt_has_its_own_strength():
     base, expert = pair(8)
     asked = requests(6, 8)
     ratings = [Rating(0, 0, 0, 0), Rating(5, 5, 5, 5), Rating(9, 9, 9, 9)] * 2
-    mixed = generate(base, expert, asked, replace(IMMEDIATE, strength=None, deferral=Deferral()), rate=lambda _: ratings)
+    mixed = generate(
+        base, expert, asked, replace(IMMEDIATE, strength=None, deferral=Deferral()), rate=lambda _: ratings
+    )
     assert [answer.strength for answer in mixed] == [0.1, 0.5, 0.9] * 2
     assert [answer.risk for answer in mixed] == [0, 5, 9] * 2
-    same(mixed, [generate(base, expert, [a], replace(IMMEDIATE, strength=m.strength))[0] for a, m in zip(asked, mixed)])
+    same(
+        mixed,
+        [
+            generate(base, expert, [a], replace(IMMEDIATE, strength=m.strength))[0]
+            for a, m in zip(asked, mixed, strict=True)
+        ],
+    )
 
 
 def test_identical_base_and_expert_never_fire_and_are_greedy():
     base, _ = pair(9)
-    twin = tiny_model(9)
+    twin, asked = tiny_model(9), requests(4, 9)
     for strength in (0.1, 0.9):
-        for request, answer in zip(requests(4, 9), generate(base, twin, requests(4, 9), replace(IMMEDIATE, strength=strength))):
+        for request, answer in zip(
+            asked, generate(base, twin, asked, replace(IMMEDIATE, strength=strength)), strict=True
+        ):
             assert answer.tokens == greedy(base, request)
             assert answer.fire_share() == 0 and max(s.potential for s in answer.trace) < 1e-12
 
@@ -154,7 +177,7 @@ def test_identities_of_strength_and_gate():
         (0.0, OPEN, {}, base), (0.9, SHUT, {}, base), (0.3, SHUT, {}, base), (1.0, OPEN, whole, expert),
     ):  # fmt: skip
         settings = replace(IMMEDIATE, strength=strength, gate=gate, **candidates)
-        for request, answer in zip(asked, generate(base, expert, asked, settings)):
+        for request, answer in zip(asked, generate(base, expert, asked, settings), strict=True):
             assert answer.tokens == greedy(follows, request)
             assert answer.fire_share() == (1.0 if gate is OPEN else 0.0)
 
@@ -181,9 +204,13 @@ def test_ends_on_either_models_end_token_and_at_the_length():
     other = longest[0].tokens[3]
     expert.model.generation_config.eos_token_id = [other, expert.tokenizer.eos_token_id]
     for answer, before in zip(generate(base, expert, asked, IMMEDIATE), longest, strict=True):
-        cut = min((before.tokens.index(t) for t in (other, base.tokenizer.eos_token_id) if t in before.tokens), default=39)
+        cut = min(
+            (before.tokens.index(t) for t in (other, base.tokenizer.eos_token_id) if t in before.tokens), default=39
+        )
         assert answer.tokens == before.tokens[: cut + 1]
-        assert answer.ended_by == ("length" if cut == 39 and answer.tokens[-1] not in base.end_ids() | {other} else "end")
+        assert answer.ended_by == (
+            "length" if cut == 39 and answer.tokens[-1] not in base.end_ids() | {other} else "end"
+        )
         if answer.ended_by == "end":
             assert answer.text == base.tokenizer.decode(answer.tokens[:-1], skip_special_tokens=True)
     assert {answer.ended_by for answer in generate(base, expert, asked, IMMEDIATE)} == {"end", "length"}
@@ -226,7 +253,7 @@ seen: list[int] = []
 def test_the_stop_rule_looks_at_its_lengths_and_ends_at_a_mark_beyond_the_cap():
     base, expert = endless(14)
     rule, ran = Watching(first=12, last=60, every=7, tail_tokens=9, grace_tokens=20), False
-    for request in requests(6, 14):
+    for request in requests(2, 14):
         seen.clear()
         settings = replace(IMMEDIATE, max_new_tokens=120, early_stop=rule, strength=0.5)
         (answer,) = generate(base, expert, [request], settings)
@@ -258,14 +285,14 @@ def test_the_trace_as_json():
     import json
 
     base, expert = pair(16)
-    (answer,) = generate(base, expert, ["w1 w2"], replace(IMMEDIATE, strength=0.9))
+    (answer,) = generate(base, expert, ["w1 w2"], replace(IMMEDIATE, strength=0.9, gate=LeakyGate(threshold=0.3)))
     found = json.loads(json.dumps(answer.to_json(base.tokenizer)))
     columns = found["trace"]
     assert {len(column) for column in columns.values()} == {len(answer.tokens)}
     assert columns["fired"] == [step.fired for step in answer.trace] and any(columns["fired"])
     assert columns["strength"] == [0.9 if fired else 0.0 for fired in columns["fired"]]
     assert columns["token"][0] == base.tokenizer.decode([answer.tokens[0]])
-    assert found["threshold"] == 1.0 and found["strength"] == 0.9 and found["rating"] is None
+    assert found["threshold"] == 0.3 and found["strength"] == 0.9 and found["rating"] is None
 
 
 def test_no_prompts_no_answers():

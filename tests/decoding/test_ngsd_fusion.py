@@ -88,7 +88,9 @@ def test_two_token_rule_of_a_flip():
     assert flips > 200
 
 
-@pytest.mark.parametrize(("strength", "margin"), [(0.0, 0.0), (0.1, 1 / 9), (0.25, 1 / 3), (0.5, 1.0), (1.0, float("inf"))])
+@pytest.mark.parametrize(
+    ("strength", "margin"), [(0.0, 0.0), (0.1, 1 / 9), (0.25, 1 / 3), (0.5, 1.0), (1.0, float("inf"))]
+)
 def test_deciding_margin(strength, margin):
     assert deciding_margin(strength) == pytest.approx(margin)
 

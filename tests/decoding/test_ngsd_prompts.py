@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from classifiers.errors import DataError, ModelError, RecipeError
-from decoding.ngsd import ChatModel, Deferral, EarlyStop, NgsdDecoder, NgsdSettings, Prompt, generate
-from tests.decoding.ngsd_models import TEMPLATE, WORDS, naive, tiny_model, tiny_tokenizer
+from decoding.ngsd import ChatModel, Deferral, EarlyStop, NgsdDecoder, NgsdSettings, Prompt, Rating, generate
+from tests.decoding.ngsd_models import WORDS, naive, tiny_model, tiny_tokenizer
 
 SETTINGS = NgsdSettings(max_new_tokens=12, strength=0.9, deferral=None)
 OTHER = "<system> w9 {% for m in messages %}<{{ m.role }}> {{ m.content }} w0 {% endfor %}<assistant> "
@@ -48,11 +48,11 @@ def test_what_is_rated_is_the_request_alone(models):
 
     def rate(requests):
         rated.extend(requests)
-        from decoding.ngsd import Rating
-
         return [Rating(1, 1, 1, 1) for _ in requests]
 
-    two_turns = Prompt(({"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}, {"role": "user", "content": "w3"}))
+    two_turns = Prompt(
+        ({"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}, {"role": "user", "content": "w3"})
+    )
     prompts = [Prompt.ask("w5 w6", "w7", "w8"), "w9", two_turns, Prompt(text="w1 w2 w3")]
     answers = generate(base, expert, prompts, replace(SETTINGS, strength=None), rate=rate)
     assert rated == ["w5 w6", "w9", "w3", "w1 w2 w3"] and {answer.strength for answer in answers} == {0.1}
@@ -91,13 +91,23 @@ def test_triggers_of_the_stop_rule(tail, reason):
 def test_lengths_and_marks_of_the_stop_rule():
     rule = EarlyStop()
     assert [n for n in range(2000) if rule.checks_at(n)] == list(range(133, 253, 7)) and len(range(133, 253, 7)) == 18
-    assert [rule.ends_at(text) for text in (".", "!\n", " done?", ",", "", "\n")] == [True, True, True, False, False, False]
+    assert [rule.ends_at(text) for text in (".", "!\n", " done?", ",", "", "\n")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_mismatched_vocabularies(models):
     base, expert = models
     swapped = [*WORDS[1::-1], *WORDS[2:]]
-    with pytest.raises(ModelError, match=r"different vocabularies \(4 differing entries: id 0 is 'w0' in base-1 only, id 0 is 'w1' in expert only"):
+    with pytest.raises(
+        ModelError,
+        match=r"different vocabularies \(4 differing entries: id 0 is 'w0' in base-1 only, id 0 is 'w1' in expert only",
+    ):
         generate(base, ChatModel(expert.model, tiny_tokenizer(swapped), "expert"), ["w1"], SETTINGS)
     longer = tiny_tokenizer([*WORDS, "more"])
     with pytest.raises(ModelError, match="must be trained from a model of the base's family"):
@@ -115,7 +125,10 @@ def test_an_empty_prompt_in_a_batch(models, empty):
 
 def test_a_prompt_beyond_the_context(models):
     base, expert = models
-    with pytest.raises(DataError, match=r"prompt 1: 252 tokens and 12 new ones exceed the 256 positions of base-1: lower max_new_tokens"):
+    with pytest.raises(
+        DataError,
+        match=r"prompt 1: 252 tokens and 12 new ones exceed the 256 positions of base-1: lower max_new_tokens",
+    ):
         generate(base, expert, ["w1", "w2 " * 250], SETTINGS)
     short = tiny_model(5, positions=32)
     with pytest.raises(DataError, match="exceed the 32 positions of base-5"):
@@ -144,9 +157,5 @@ def test_models_without_a_template_an_end_token_or_numbers(models):
 
 
 def test_wrong_deferral():
-    with pytest.raises(RecipeError, match="deferral: max_queue is 0 .expected at least 1., max_undecided -1"):
+    with pytest.raises(RecipeError, match=r"deferral: max_queue is 0 .expected at least 1., max_undecided -1"):
         Deferral(0, -1)
-
-
-def test_templates_are_what_they_seem():
-    assert "<assistant>" in TEMPLATE and tiny_tokenizer().decode([0, 1]) == "w0 w1"
