@@ -113,7 +113,9 @@ def run_way(
                 return decoders[0]
 
             summary = evaluate(recipe, folder, make if way.settings is not None else None)
-            rows += [{"way": way.name, "prefill": prefill, **m, **_shares(folder, decoders)} for m in summary["measures"]]
+            rows += [
+                {"way": way.name, "prefill": prefill, **m, **_shares(folder, decoders)} for m in summary["measures"]
+            ]
     return rows
 
 

@@ -7,7 +7,6 @@ Neuron Guided Safe Decoding is trained on.
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,9 @@ def compliant_beginning(row_id: str, seed: int) -> str:
     return "".join(part if part.startswith("\n") or not number else f" {part}" for number, part in enumerate(parts))
 
 
-def deep_alignment_row(row: Mapping[str, Any], tokenizer: Any, seed: int, copy: int, share: float = 0.5) -> dict[str, Any]:
+def deep_alignment_row(
+    row: Mapping[str, Any], tokenizer: Any, seed: int, copy: int, share: float = 0.5
+) -> dict[str, Any]:
     """One training row of a refusal dialogue: `messages`, and `not_learnt`, the text that its last answer begins with and
     that gets no label ("" for a plain row).
 
@@ -118,7 +119,9 @@ def main() -> None:
     from rephrasers.embedded_writer import EMBEDDED_NAME
     from rephrasers.models import resolve_model
 
-    parser = argparse.ArgumentParser(description="Deep-alignment rows of refusal dialogues, for `safetrove finetune sft`")
+    parser = argparse.ArgumentParser(
+        description="Deep-alignment rows of refusal dialogues, for `safetrove finetune sft`"
+    )
     parser.add_argument("--refusals", type=Path, required=True, help="JSON lines: id, category, messages")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--model", default=EMBEDDED_NAME, help="whose tokens are counted")
@@ -131,7 +134,7 @@ def main() -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     temporary = options.output.with_name(options.output.name + ".partial")
     temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    os.replace(temporary, options.output)
+    temporary.replace(options.output)
     print(f"{len(rows)} rows, {sum(bool(row['not_learnt']) for row in rows)} of them begin with a compliant start")
 
 

@@ -80,7 +80,17 @@ def test_the_command(tmp_path):
     folder, source = save_tiny_model(tmp_path / "tiny"), tmp_path / "refusals.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in DIALOGUES[:10]))
     output = tmp_path / "new" / "rows.jsonl"
-    command = [sys.executable, "-m", "finetune.deep_alignment", "--refusals", source, "--output", output, "--model", folder]
+    command = [
+        sys.executable,
+        "-m",
+        "finetune.deep_alignment",
+        "--refusals",
+        source,
+        "--output",
+        output,
+        "--model",
+        folder,
+    ]
     done = subprocess.run([*map(str, command), "--copies", "3"], cwd=ROOT, capture_output=True, text=True, check=True)
     rows = read_dialogues(output)
     assert len(rows) == 30 and done.stdout.startswith("30 rows, ")
