@@ -14,7 +14,15 @@ from typing import Any
 from classifiers.errors import ModelError
 from decoding.ngsd.cached_model import CachedModel
 from decoding.ngsd.chat import ChatModel, left_padded
-from decoding.ngsd.fusion import deciding_margin, disagreement, fused_choice, probabilities, undecided
+from decoding.ngsd.fusion import (
+    change_chance,
+    deciding_margin,
+    disagreement,
+    fused_choice,
+    margin,
+    probabilities,
+    undecided,
+)
 from decoding.ngsd.settings import NgsdSettings
 from decoding.ngsd.trace import TokenTrace, Work
 
@@ -66,10 +74,19 @@ class BatchDecoding:
         self._gate_state = settings.gate.initial(len(strengths))
         self._rows = torch.arange(len(strengths))
         self._alive = torch.ones(len(strengths), dtype=torch.bool)
-        self._undecided = torch.zeros(len(strengths), dtype=torch.long)
-        self._queue: list[tuple[Any, Any]] = []  # (base distribution [rows, vocabulary], its choice [rows])
+        self._expert_cost = expert.model.num_parameters() / base.model.num_parameters()
+        self._forget_queue()
         self._decoded = [Decoded() for _ in strengths]
         self._rolled_back = 0
+
+    def _forget_queue(self) -> None:
+        import torch
+
+        rows = len(self._rows)
+        self._queue: list[tuple[Any, Any]] = []  # (base distribution [rows, vocabulary], its choice [rows])
+        self._undecided = torch.zeros(rows, dtype=torch.long)
+        # Chance that a waiting token changes, and expected number of drafts that this makes vain.
+        self._risk, self._waste = torch.zeros(rows, dtype=torch.float64), torch.zeros(rows, dtype=torch.float64)
 
     def run(self) -> tuple[list[Decoded], Work]:
         """The answers of all rows, in order. Raises ModelError where a model gives logits that are no numbers."""
@@ -96,19 +113,26 @@ class BatchDecoding:
         self._queue.append((distribution, choice.cpu()))
         self._base_input, self._base_mask = choice[:, None], None
         if self._queue_length > 1:
-            self._undecided += undecided(distribution, self._margins.to(distribution.device)).cpu()
+            margins = margin(distribution).double().cpu()
+            self._undecided += undecided(margins, self._margins)
+            self._waste += self._risk
+            self._risk += change_chance(margins, self._margins)
 
     def _must_settle(self) -> bool:
         import torch
 
-        waiting = len(self._queue)
+        waiting, alive = len(self._queue), self._alive
         allowed = self._max_undecided if self._base.can_take_back and self._expert.can_take_back else 0
-        if waiting >= self._queue_length or int(self._undecided[self._alive].max()) > allowed:
+        if waiting >= self._queue_length or int(self._undecided[alive].max()) > allowed:
             return True
-        if bool(torch.isin(self._queue[-1][1], self._ends)[self._alive].any()):
+        if bool(torch.isin(self._queue[-1][1], self._ends)[alive].any()):
             return True
-        alive = self._rows[self._alive].tolist()
-        return max(len(self._decoded[row].trace) for row in alive) + waiting >= self._settings.max_new_tokens
+        # One more draft is vain with the chance `risk`. It pays while that is below the mean cost of the tokens so far:
+        # (a pass of the expert + the waste) / waiting, in passes of the base.
+        if float((self._risk * waiting - self._waste)[alive].mean()) >= self._expert_cost:
+            return True
+        longest = max(len(self._decoded[row].trace) for row in self._rows[alive].tolist())
+        return longest + waiting >= self._settings.max_new_tokens
 
     def _settle(self) -> None:
         """The expert reads the queue; gate and fusion go through it; what follows a changed or last token is taken back."""
@@ -140,7 +164,7 @@ class BatchDecoding:
             settled, last = settled + walking, torch.where(walking, tokens, last)
             walking = walking & self._alive & (tokens == drafts[:, place])
         self._take_back(waiting - settled)
-        self._queue, self._undecided = [], torch.zeros_like(self._undecided)
+        self._forget_queue()
         self._pending, self._pending_mask = last[:, None], torch.ones_like(last[:, None])
         self._base_input, self._base_mask = last[:, None], None
 
@@ -190,6 +214,7 @@ class BatchDecoding:
         self._base.keep_rows(stay)
         self._expert.keep_rows(stay)
         for name in (
-            "_base_input", "_pending", "_pending_mask", "_strengths", "_margins", "_gate_state", "_rows", "_alive", "_undecided",
+            "_base_input", "_pending", "_pending_mask", "_strengths", "_margins", "_gate_state", "_rows", "_alive",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[stay])
+        self._forget_queue()

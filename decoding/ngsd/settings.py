@@ -14,13 +14,14 @@ class Deferral:
 
     For strengths below 0.5 a token whose base margin reaches strength / (1 - strength) cannot be changed by any expert, so
     the base goes on and the expert reads the queue later, in one pass. max_undecided 0 asks as soon as the margin is
-    smaller. Above 0 the base goes on with so many tokens that the expert might change; where it does change one, what came
-    after it is taken back. That pays where the expert is not much cheaper than the base and seldom changes a token.
-    max_queue: tokens that wait, at most; their distributions are kept (rows x max_queue x vocabulary floats).
+    smaller. Above 0 the base goes on past so many tokens that the expert might change, as long as the pass that is saved
+    is worth more than what would be drafted in vain (`fusion.change_chance`, and the models' sizes); where the expert does
+    change a token, what came after it is taken back. max_queue: tokens that wait, at most; their distributions are kept
+    (three times rows x max_queue x vocabulary floats while the expert reads).
     """
 
     max_queue: int = 16
-    max_undecided: int = 4
+    max_undecided: int = 8
 
     def __post_init__(self) -> None:
         if self.max_queue < 1 or self.max_undecided < 0:

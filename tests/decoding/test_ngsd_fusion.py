@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from decoding.ngsd.fusion import (
+    change_chance,
     deciding_margin,
     disagreement,
     fused_choice,
     fused_scores,
+    margin,
     probabilities,
     undecided,
 )
@@ -101,7 +103,8 @@ def test_no_expert_changes_a_decided_token(strength, candidates):
     """The hardest experts: all mass on one token, for every token."""
     base = rows(400, 12, 7, 1.5)
     margins = torch.full((400,), deciding_margin(strength), dtype=torch.float64)
-    open_ = undecided(base, margins)
+    open_ = undecided(margin(base), margins)
+    assert ((change_chance(margin(base), margins) > 0) == open_).all()
     assert 0 < int(open_.sum()) < 400
     changed = torch.zeros(400, dtype=torch.bool)
     for token in range(12):
@@ -112,6 +115,15 @@ def test_no_expert_changes_a_decided_token(strength, candidates):
     assert not (changed & ~open_).any()
     # And it is tight where the union holds the runner-up: nearly all open tokens can be changed by some expert.
     assert int(changed.sum()) >= 0.95 * int(open_.sum())
+
+
+def test_margins_and_the_chance_of_a_change():
+    base = rows(50, 12, 8)
+    first, second = base.topk(2).values.T
+    torch.testing.assert_close(margin(base), first - second)
+    chances = change_chance(torch.tensor([0.0, 1 / 18, 1 / 9, 0.5]), torch.full((4,), deciding_margin(0.1)))
+    assert chances.tolist() == pytest.approx([0.2, 0.05, 0.0, 0.0], abs=1e-6)
+    assert change_chance(torch.tensor([0.1]), torch.tensor([0.0])).tolist() == [0.0]
 
 
 def test_probabilities_are_at_least_float32():
