@@ -94,7 +94,13 @@ def check_requests(prompts: Sequence[Prompt]) -> None:
             raise DataError(f"prompt {index} is empty: leave it out, or give it a request")
 
 
-def encode(side: ChatModel, texts: Sequence[str], new_tokens: int) -> list[list[int]]:
+def encode(
+    side: ChatModel,
+    texts: Sequence[str],
+    new_tokens: int,
+    what: str = "prompt",
+    remedy: str = "lower max_new_tokens or shorten the prompt",
+) -> list[list[int]]:
     """Token ids of rendered prompts, no special ids added. Raises DataError for a prompt without tokens or beyond the context."""
     encoded = [list(side.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     limit = context_length(side.model)
@@ -103,8 +109,8 @@ def encode(side: ChatModel, texts: Sequence[str], new_tokens: int) -> list[list[
             raise DataError(f"prompt {index} is empty: leave it out, or give it a request")
         if limit is not None and len(ids) + new_tokens > limit:
             raise DataError(
-                f"prompt {index}: {len(ids)} tokens and {new_tokens} new ones exceed the {limit} positions of {side.name}: "
-                "lower max_new_tokens or shorten the prompt"
+                f"{what} {index}: {len(ids)} tokens and {new_tokens} new ones exceed the {limit} positions of {side.name}: "
+                f"{remedy}"
             )
     return encoded
 

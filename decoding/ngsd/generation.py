@@ -64,7 +64,8 @@ def rate_with_model(
 ) -> list[Rating]:
     """Ratings by a chat model's own greedy answers to the rating prompt. Raises as `generate` does."""
     texts = [model.render(Prompt.ask(rating_request(request))) for request in requests]
-    encoded = encode(model, texts, new_tokens)
+    remedy = "give a strength, or another rater (`rate`)"
+    encoded = encode(model, texts, new_tokens, "the rating of prompt", remedy)
     order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), i))
     ratings: dict[int, Rating] = {}
     for start in range(0, len(order), max_rows):

@@ -122,7 +122,7 @@ def test_margins_and_the_chance_of_a_change():
     first, second = base.topk(2).values.T
     torch.testing.assert_close(margin(base), first - second)
     chances = change_chance(torch.tensor([0.0, 1 / 18, 1 / 9, 0.5]), torch.full((4,), deciding_margin(0.1)))
-    assert chances.tolist() == pytest.approx([0.2, 0.05, 0.0, 0.0], abs=1e-6)
+    assert chances.tolist() == pytest.approx([0.4, 0.1, 0.0, 0.0], abs=1e-6)
     assert change_chance(torch.tensor([0.1]), torch.tensor([0.0])).tolist() == [0.0]
 
 
