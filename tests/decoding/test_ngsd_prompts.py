@@ -134,7 +134,7 @@ def test_a_prompt_beyond_the_context(models):
     with pytest.raises(DataError, match="exceed the 32 positions of base-5"):
         generate(base, short, ["w1 " * 25], SETTINGS)
     generate(base, expert, ["w2 " * 242], SETTINGS)
-    with pytest.raises(DataError, match="the rating of prompt 0: .* give a strength, or another rater"):
+    with pytest.raises(DataError, match=r"the rating of prompt 0: .* give a strength, or another rater"):
         generate(base, expert, ["w2 " * 200], replace(SETTINGS, strength=None))
 
 
