@@ -37,6 +37,7 @@ class _PromptSearch:
     live: list[_Hypothesis] = field(default_factory=lambda: [_Hypothesis((), 0.0, ())])
     done: list[_Hypothesis] = field(default_factory=list)
     stuck: bool = False  # nothing may follow any live hypothesis
+    closed: bool = False  # early stopping: live hypotheses do not count any more
 
     def survivors(self, candidates: Sequence[_Hypothesis]) -> list[_Hypothesis]:
         """The candidates that are not discarded, the likeliest first; of equal ones the earlier first."""
@@ -64,9 +65,10 @@ class _PromptSearch:
             return True
         if len(self.done) < options.wanted:
             return False
-        if options.early_stopping is True:
-            return True
         first = self.live[0]
+        if options.early_stopping is True:
+            self.closed = len(first.tokens) < options.max_new_tokens
+            return True
         bound = best_possible_score(
             first.log_prob, len(first.tokens), options.max_new_tokens, options.length_penalty, options.early_stopping
         )
@@ -74,7 +76,7 @@ class _PromptSearch:
 
     def best(self) -> list[tuple[float, _Hypothesis]]:
         """(score, hypothesis), best first. Raises ModelError where there are fewer than asked for."""
-        found = self._by_score(self.done + self.live)
+        found = self._by_score(self.done + ([] if self.closed else self.live))
         if len(found) < self.options.num_return_sequences or not found[0][1].tokens:
             raise ModelError(
                 f"prompt {self.prompt}: only {len(found)} continuations are possible; a logits processor or min_new_tokens "
