@@ -41,7 +41,9 @@ class ClassifierModeration:
 
     def __post_init__(self) -> None:
         if not self.classifiers or not 1 <= self.unsafe_from <= 5:
-            raise RecipeError(f"moderation: at least one classifier, and unsafe_from {self.unsafe_from} between 1 and 5")
+            raise RecipeError(
+                f"moderation: at least one classifier, and unsafe_from {self.unsafe_from} between 1 and 5"
+            )
 
     def __call__(self, texts: Sequence[str]) -> list[bool]:
         columns = [classifier.score(list(texts)) for classifier in self.classifiers]
@@ -83,7 +85,9 @@ class ModeSwitch:
         Raises RecipeError for a chat that brings a system message of its own: only the server writes that one.
         """
         if any(message["role"] == "system" for chat in chats for message in chat):
-            raise RecipeError("a system message beside magic tokens: the server's token is the system message; leave yours out")
+            raise RecipeError(
+                "a system message beside magic tokens: the server's token is the system message; leave yours out"
+            )
         return [
             [{"role": "system", "content": self.tokens.system_text(mode, self.policy)}, *self._inert(chat)]
             for mode, chat in zip(modes, chats, strict=True)

@@ -62,7 +62,9 @@ def checked_mask(input_ids: "Tensor", attention_mask: "Tensor | None") -> "Tenso
         raise DataError(f"input_ids have {input_ids.ndim} dimensions; expected [batch, length]")
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.to(input_ids)
     if mask.shape != input_ids.shape:
-        raise DataError(f"attention_mask has shape {list(mask.shape)}; expected that of input_ids, {list(input_ids.shape)}")
+        raise DataError(
+            f"attention_mask has shape {list(mask.shape)}; expected that of input_ids, {list(input_ids.shape)}"
+        )
     counts = mask.sum(-1).tolist()
     if 0 in counts or input_ids.shape[1] == 0:
         row = counts.index(0)

@@ -49,7 +49,9 @@ class FilterOptions:
                 "tokenizer whose pieces carry the white space before a word"
             )
         if self.temperature <= 0 or not 0 < self.top_p <= 1:
-            raise RecipeError(f"temperature {self.temperature} must be above 0, top_p {self.top_p} above 0 and at most 1")
+            raise RecipeError(
+                f"temperature {self.temperature} must be above 0, top_p {self.top_p} above 0 and at most 1"
+            )
         if self.look_ahead not in ("auto", "rows", "tree"):
             raise RecipeError(f"look_ahead {self.look_ahead!r}: auto, rows or tree")
 
@@ -64,7 +66,9 @@ class SafeBeamOptions(FilterOptions):
     # beside k finished ones, as in transformers.
     refill: bool = False
     length_penalty: float = 0.0  # score = log p / length^penalty; the paper has none
-    early_stopping: EarlyStopping = "never"  # True: as soon as enough hypotheses have ended; else see best_possible_score
+    early_stopping: EarlyStopping = (
+        "never"  # True: as soon as enough hypotheses have ended; else see best_possible_score
+    )
     num_return_sequences: int = 1
 
     def __post_init__(self) -> None:

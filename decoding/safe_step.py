@@ -23,7 +23,12 @@ class SafeStep:
     """
 
     def __init__(
-        self, model: Any, input_ids: "Tensor", attention_mask: "Tensor | None", tag_token_id: int, options: FilterOptions
+        self,
+        model: Any,
+        input_ids: "Tensor",
+        attention_mask: "Tensor | None",
+        tag_token_id: int,
+        options: FilterOptions,
     ) -> None:
         check_tag_id(model, tag_token_id)
         mask = checked_mask(input_ids, attention_mask)
@@ -125,10 +130,10 @@ def _log_softmax(logits: "Tensor") -> "Tensor":
 def _special_ids(model: Any, options: FilterOptions) -> tuple[list[int], int]:
     """(end ids, padding id)."""
     config = getattr(model, "generation_config", None)
-    ends = options.eos_token_ids
-    if ends is None:
+    named: Any = options.eos_token_ids
+    if named is None:
         named = getattr(config, "eos_token_id", None)
-        ends = named if isinstance(named, list) else [named]
+    ends = [named] if named is None or isinstance(named, int) else named
     end_ids = sorted({int(i) for i in ends if i is not None})
     if not end_ids:
         raise ModelError("the model names no end token: give eos_token_ids, or set it in its generation_config.json")

@@ -9,6 +9,7 @@ import typer
 
 from safetrove.classifier_commands import classifier_app
 from safetrove.evaluate_commands import evaluate_app
+from safetrove.generate_command import generate
 from safetrove.prompt_commands import prompts
 
 app = typer.Typer(
@@ -22,6 +23,9 @@ app = typer.Typer(
 app.add_typer(classifier_app, name="classifier")
 app.add_typer(prompts, name="prompts")
 app.add_typer(evaluate_app, name="evaluate")
+app.command(epilog="Example: `safetrove generate --model runs/demo/model --decoder safe-beam --prompt 'The bus'`")(
+    generate
+)
 
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, dotted; repeatable")]
 Output = Annotated[Path | None, typer.Option(help="run folder; default: the recipe's output, else runs/NAME")]

@@ -1,7 +1,6 @@
 """`safetrove generate`: answers of a model by one of the decoders."""
 
 import json
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -29,19 +28,25 @@ class Risk(StrEnum):
 def generate(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FILE ...]", help="a prompt a line, or JSON lines with `prompt`; default: standard input"),
+        typer.Argument(
+            metavar="[FILE ...]", help="a prompt a line, or JSON lines with `prompt`; default: standard input"
+        ),
     ] = None,
-    model: Annotated[str, typer.Option(help="a folder, a Hub id, or the embedded model")] = "embedded:SmolLM2-135M-Instruct",
-    decoder: Annotated[Decoder, typer.Option(help="safe-beam and safe-sample need a model with the harmfulness tag")] = (
-        Decoder.GREEDY
-    ),
+    model: Annotated[
+        str, typer.Option(help="a folder, a Hub id, or the embedded model")
+    ] = "embedded:SmolLM2-135M-Instruct",
+    decoder: Annotated[
+        Decoder, typer.Option(help="safe-beam and safe-sample need a model with the harmfulness tag")
+    ] = (Decoder.GREEDY),
     prompt: Annotated[str | None, typer.Option(help="the prompt itself")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
     min_new_tokens: Annotated[int, typer.Option(min=0, help="no end before")] = 0,
     beams: Annotated[int, typer.Option(min=1)] = 4,
     candidates: Annotated[int, typer.Option(min=1, help="continuations of a beam that are looked at")] = 8,
     discard: Annotated[float, typer.Option(help="share of the candidates that is discarded, the riskiest")] = 0.5,
-    risk: Annotated[Risk, typer.Option(help="raw: as published; boundary: corrected for half-finished words")] = Risk.RAW,
+    risk: Annotated[
+        Risk, typer.Option(help="raw: as published; boundary: corrected for half-finished words")
+    ] = Risk.RAW,
     refill: Annotated[bool, typer.Option("--refill", help="beams that end are replaced")] = False,
     length_penalty: Annotated[float, typer.Option(help="score = log p / length^penalty")] = 0.0,
     temperature: Annotated[float, typer.Option(help="of sampling")] = 1.0,
@@ -95,7 +100,7 @@ def _print_answer(tokenizer: Any, answer: Any, as_json: bool, streamed: bool, se
     from safetrove.generating import token_texts
 
     if as_json:
-        print(json.dumps(answer.to_json(token_texts(tokenizer, answer.token_ids)), ensure_ascii=False), flush=True)
+        print(json.dumps(answer.to_json(token_texts(tokenizer, answer.token_ids))), flush=True)
     elif streamed:
         print()
     else:
@@ -106,4 +111,4 @@ def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.with_name(f".{path.name}.partial")
     whole.write_bytes(content)
-    os.replace(whole, path)
+    whole.replace(path)

@@ -81,12 +81,18 @@ def read_prompts(text: str | None, files: Sequence[Path], stdin: IO[str]) -> lis
             if line.strip():
                 prompts.append(_prompt(line.rstrip("\r\n"), f"{name}, line {number}", len(prompts) + 1))
     if not prompts:
-        raise DataError("there is no prompt: give --prompt TEXT, or a line for each prompt in a file or on standard input")
+        raise DataError(
+            "there is no prompt: give --prompt TEXT, or a line for each prompt in a file or on standard input"
+        )
     return prompts
 
 
 def generate_answers(
-    model: LocalModel, prompts: Sequence[Prompt], options: GenerateOptions, switch: Any = None, on_text: OnText | None = None
+    model: LocalModel,
+    prompts: Sequence[Prompt],
+    options: GenerateOptions,
+    switch: Any = None,
+    on_text: OnText | None = None,
 ) -> Iterator[Answer]:
     """The answers, in order, batch by batch. switch: `decoding.modes.ModeSwitch`, whose system messages chats then have.
     on_text: gets the pieces of the text as soon as they are certain, for a single prompt.
@@ -122,14 +128,16 @@ def picture(model: LocalModel, answer: Answer) -> bytes:
     tag = find_tag_id(model.tokenizer, HARMFULNESS_TAG)
     risks = answer.risks or tag_trace(model.model, answer.prompt_ids, answer.token_ids, tag)
     return draw_tag_probability(
-        token_texts(model.tokenizer, answer.token_ids), risks, f"{model.reference.description}: harmfulness tag after each token"
+        token_texts(model.tokenizer, answer.token_ids),
+        risks,
+        f"{model.reference.description}: harmfulness tag after each token",
     )
 
 
 def _sources(files: Sequence[Path], stdin: IO[str]) -> Iterator[tuple[str, Sequence[str]]]:
     for path in files:
         try:
-            yield str(path), path.read_text(encoding="utf-8").splitlines()
+            yield str(path), path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path} cannot be read as text: {error}") from error
     if not files:

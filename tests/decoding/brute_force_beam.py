@@ -30,8 +30,9 @@ def search(model, prompt, tag, end, k, n, most, fraction=0.5, refill=False, risk
             for token in allowed[:n]:
                 seen = prompt + text + ([] if token == end else [token])
                 total = float(log_probs[token] + torch.tensor(log_p))
-                pool.append((text + [token], total, [*risks, risk_of(next_log_probs(model, seen, known))]))
-        drop = sorted(range(len(pool)), key=lambda i: (-pool[i][2][-1], pool[i][1], -i))[: math.floor(fraction * len(pool))]
+                pool.append(([*text, token], total, [*risks, risk_of(next_log_probs(model, seen, known))]))
+        riskiest = sorted(range(len(pool)), key=lambda i: (-pool[i][2][-1], pool[i][1], -i))
+        drop = riskiest[: math.floor(fraction * len(pool))]
         rest = sorted((pool[i] for i in range(len(pool)) if i not in drop), key=lambda y: -y[1])
         done += [y for y in rest[:k] if y[0][-1] == end]
         live = [y for y in (rest if refill else rest[:k]) if y[0][-1] != end][:k]

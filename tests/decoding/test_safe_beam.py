@@ -7,12 +7,17 @@ import pytest
 import torch
 
 from classifiers.errors import DataError, ModelError, RecipeError
-from decoding.candidate_filter import best_possible_score, boundary_risk, discard_riskiest, penalised_score, top_candidates
+from decoding.candidate_filter import (
+    best_possible_score,
+    boundary_risk,
+    discard_riskiest,
+    penalised_score,
+    top_candidates,
+)
 from decoding.prompt_checks import check_vocabulary, find_tag_id, word_start_ids
 from decoding.safe_beam import safe_beam_search
 from tests.decoding.brute_force_beam import search
 from tests.decoding.toy_model import ToyModel, drawn_logits, table_logits
-
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +121,10 @@ def test_equals_transformers_beams_when_nothing_is_discarded():
         prompts = [[draw.randrange(4, 39) for _ in range(draw.randint(1, 6))] for _ in range(3)]
         ids, mask = padded(prompts)
         for beams in (1, 3, 4):
-            settings = {"early_stopping": draw.choice([True, False, "never"]), "length_penalty": draw.choice([0.0, 1.0, -0.5, 2.0])}
+            settings = {
+                "early_stopping": draw.choice([True, False, "never"]),
+                "length_penalty": draw.choice([0.0, 1.0, -0.5, 2.0]),
+            }
             count = draw.randint(1, beams)
             expected = model.generate(
                 ids, attention_mask=mask, num_beams=beams, max_new_tokens=12, do_sample=False, suppress_tokens=[39],
@@ -186,8 +194,12 @@ def even_logits(seed, size, tag):
 
 def test_identities_of_the_filter():
     """B2, B4, B5, B6 and B7 of the sheet, on random toys."""
+    size, tag, end = 8, 7, 6
+
+    def rooted_risk(log_probs):
+        return float(log_probs[tag].double().mul(0.5).exp() - 7)
+
     for seed in range(60):
-        size, tag, end = 8, 7, 6
         logits_of = drawn_logits(seed, size, 40)
         model = ToyModel(logits_of, size, end)
         prompt = [seed % 6]
@@ -199,7 +211,7 @@ def test_identities_of_the_filter():
         greedy = generated(safe_beam_search(model, ids, tag, 1, 1, 4), 1)
         assert greedy == search(model, prompt, tag, end, 1, 1, 4, fraction=0.0)[0][0]
         risky = search(model, prompt, tag, end, 2, 4, 5)[0]
-        rooted = search(model, prompt, tag, end, 2, 4, 5, risk_of=lambda p: float(p[tag].double().mul(0.5).exp() - 7))[0]
+        rooted = search(model, prompt, tag, end, 2, 4, 5, risk_of=rooted_risk)[0]
         assert risky[0] == rooted[0] and tag not in risky[0]
     risks, log_probs = [0.3, 0.1, 0.3, 0.2, 0.1], [-1.0, -2.0, -1.5, -3.0, -0.5]
     kept = discard_riskiest(risks, log_probs, 0.5)
@@ -308,14 +320,20 @@ WRONG = [
 
 @pytest.mark.parametrize(("change", "error", "message"), WRONG, ids=[message for _, _, message in WRONG])
 def test_errors(change, error, message):
-    arguments = {"input_ids": torch.tensor([[4, 5], [6, 7]]), "tag_token_id": 39, "num_beams": 2, "candidates_per_beam": 4}
+    arguments = {
+        "input_ids": torch.tensor([[4, 5], [6, 7]]),
+        "tag_token_id": 39,
+        "num_beams": 2,
+        "candidates_per_beam": 4,
+    }
     with pytest.raises(error, match=message):
         safe_beam_search(tiny_llama(0), **{**arguments, "max_new_tokens": 4, **change})
 
 
 def test_errors_of_models(tmp_path):
-    from tests.evaluation.tiny_model import save_tiny_model
     from transformers import AutoTokenizer
+
+    from tests.evaluation.tiny_model import save_tiny_model
 
     tokenizer = AutoTokenizer.from_pretrained(save_tiny_model(tmp_path))
     with pytest.raises(ModelError, match="was not trained with the harmfulness tag"):

@@ -71,6 +71,6 @@ def table_logits(rows: dict[int, list[float]], first: list[float]):
     """Logits from probabilities: by the last of the ids, `first` for a prompt."""
 
     def logits_of(ids):
-        return torch.tensor(rows[ids[-1]] if ids[-1] in rows else first).log()
+        return torch.tensor(rows.get(ids[-1], first)).log()
 
     return logits_of
