@@ -104,8 +104,9 @@ def judge_losses(judge: LocalModel, found: Sequence[Continuation]) -> list[float
 
 def ratio(losses: Sequence[float], baseline: Sequence[float]) -> str:
     """Ratio of perplexities with its interval: exp of the mean paired difference of losses."""
-    estimate = bootstrap_mean([a - b for a, b in zip(losses, baseline, strict=True)])
-    return shown(Estimate(*map(math.exp, (estimate.value, estimate.low, estimate.high)), estimate.n, estimate.method))
+    found = bootstrap_mean([a - b for a, b in zip(losses, baseline, strict=True)])
+    value, low, high = (math.exp(x) for x in (found.value, found.low, found.high))
+    return shown(Estimate(value, low, high, found.n, found.method))
 
 
 def shown(estimate: Estimate) -> str:
