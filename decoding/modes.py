@@ -29,7 +29,7 @@ class Tokens(Protocol):
 class Classifier(Protocol):
     """A scorer of `classifiers`: one score a text, in order, with a `score` from 0 to 5."""
 
-    def score(self, texts: Sequence[str]) -> Sequence[Any]: ...
+    def score(self, texts: list[str]) -> Sequence[Any]: ...
 
 
 @dataclass(frozen=True)
