@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from classifiers.errors import RecipeError
 from evaluation.generation.local_model import Form
+from evaluation.generation.safe_decoder import SafeDecoding
 from evaluation.generation.settings import GenerationSettings
 from evaluation.judges.choice import JudgeChoice
 from rephrasers.embedded_writer import EMBEDDED_NAME
@@ -32,6 +33,7 @@ class EvaluationRecipe(BaseModel):
         (0,), min_length=1, description="each: answers that begin with so many tokens"
     )
     generation: GenerationSettings = GenerationSettings()
+    decoder: SafeDecoding | None = Field(None, description="none: batched decoding, greedy or sampled")
     judges: tuple[JudgeChoice, ...] = Field(
         (JudgeChoice(name="refusal_strings"),), description="names, or name and server"
     )

@@ -34,13 +34,16 @@ def evaluate(
 ) -> dict[str, Any]:
     """Runs a recipe into a result folder and returns the summary (`evaluation.results`).
 
-    make_decoder: gets the loaded model and gives the decoder to evaluate (None: the model's own batched decoding).
+    make_decoder: gets the loaded model and gives the decoder to evaluate (None: the recipe's, else the model's own batched
+    decoding).
     Answers and verdicts that the folder keeps are used again; a folder of other suites, models or judges may be used again
     too, since they are kept under all that they depend on.
     Raises RecipeError (unknown suite or judge, judge without a server), DataError (suites), ModelError, DependencyError.
     """
     judges = [make_judge(choice, recipe.judge_server, recipe.generation.threads) for choice in recipe.judges]
     suites = [load_suite(name, recipe.suite_folder, recipe.limit) for name in recipe.suites]
+    if make_decoder is None and recipe.decoder is not None:
+        make_decoder = recipe.decoder.build
     if make_decoder is not None and recipe.server is not None:
         raise RecipeError("a decoder needs the model itself: leave `server` out of the recipe")
     model: LocalModel | ServerModel = (

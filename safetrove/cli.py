@@ -10,6 +10,7 @@ import typer
 from safetrove.classifier_commands import classifier_app
 from safetrove.evaluate_commands import evaluate_app
 from safetrove.finetune_commands import finetune_app
+from safetrove.generate_command import generate
 from safetrove.magic_token_commands import magic_app
 from safetrove.prompt_commands import prompts
 
@@ -26,6 +27,9 @@ app.add_typer(prompts, name="prompts")
 app.add_typer(evaluate_app, name="evaluate")
 finetune_app.add_typer(magic_app, name="magic")
 app.add_typer(finetune_app, name="finetune")
+app.command(epilog="Example: `safetrove generate --model runs/demo/model --decoder safe-beam --prompt 'The bus'`")(
+    generate
+)
 
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, dotted; repeatable")]
 Output = Annotated[Path | None, typer.Option(help="run folder; default: the recipe's output, else runs/NAME")]

@@ -36,6 +36,11 @@ COMMANDS = {
     "classifier calibrate": {"--distil", "--output", "--target-1", "--target-3", "--confidence"},
     "pretrain": {"--set"},
     "doctor": set(),
+    "generate": {
+        "--model", "--decoder", "--prompt", "--max-new-tokens", "--min-new-tokens", "--beams", "--candidates", "--discard",
+        "--risk", "--refill", "--length-penalty", "--temperature", "--top-p", "--seed", "--chat", "--completion", "--system",
+        "--batch", "--dtype", "--threads", "--json", "--plot",
+    },
     "export": {"--kind", "--output"},
     "verify": set(),
     "evaluate suites": {"--folder"},

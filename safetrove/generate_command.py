@@ -1,0 +1,114 @@
+"""`safetrove generate`: answers of a model by one of the decoders."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class Decoder(StrEnum):
+    """How answers are decoded."""
+
+    GREEDY = "greedy"
+    BEAM = "beam"
+    SAFE_BEAM = "safe-beam"
+    SAFE_SAMPLE = "safe-sample"
+
+
+class Risk(StrEnum):
+    """Which risk of a candidate is read."""
+
+    RAW = "raw"
+    BOUNDARY = "boundary"
+
+
+def generate(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE ...]", help="a prompt a line, or JSON lines with `prompt`; default: standard input"
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="a folder, a Hub id, or the embedded model")
+    ] = "embedded:SmolLM2-135M-Instruct",
+    decoder: Annotated[
+        Decoder, typer.Option(help="safe-beam and safe-sample need a model with the harmfulness tag")
+    ] = (Decoder.GREEDY),
+    prompt: Annotated[str | None, typer.Option(help="the prompt itself")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    min_new_tokens: Annotated[int, typer.Option(min=0, help="no end before")] = 0,
+    beams: Annotated[int, typer.Option(min=1)] = 4,
+    candidates: Annotated[int, typer.Option(min=1, help="continuations of a beam that are looked at")] = 8,
+    discard: Annotated[float, typer.Option(help="share of the candidates that is discarded, the riskiest")] = 0.5,
+    risk: Annotated[
+        Risk, typer.Option(help="raw: as published; boundary: corrected for half-finished words")
+    ] = Risk.RAW,
+    refill: Annotated[bool, typer.Option("--refill", help="beams that end are replaced")] = False,
+    length_penalty: Annotated[float, typer.Option(help="score = log p / length^penalty")] = 0.0,
+    temperature: Annotated[float, typer.Option(help="of sampling")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="of sampling")] = 1.0,
+    seed: Annotated[int, typer.Option(help="of sampling")] = 0,
+    chat: Annotated[
+        bool | None, typer.Option("--chat/--completion", help="default: a chat where the model has a template")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="system message of the chats")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="prompts decoded together")] = 8,
+    dtype: Annotated[str, typer.Option(help="auto, bfloat16 or float32")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="of torch, on CPU")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines: text, tokens, risk of each")] = False,
+    plot: Annotated[Path | None, typer.Option(help="PNG of P(tag) along the answer to a single prompt")] = None,
+) -> None:
+    """Answer prompts, safely where the model knows the harmfulness tag. On a terminal one answer appears as it is decoded."""
+    from classifiers.errors import RecipeError
+    from safetrove.generating import GenerateOptions, generate_answers, picture, read_prompts
+
+    prompts = read_prompts(prompt, files or [], sys.stdin)
+    if plot is not None and len(prompts) > 1:
+        raise RecipeError(f"--plot draws the answer to one prompt; there are {len(prompts)}")
+    options = GenerateOptions(
+        decoder.value, max_new_tokens, min_new_tokens, beams, candidates, discard, risk.value, refill, length_penalty,
+        temperature, top_p, seed, chat, system, batch,
+    )  # fmt: skip
+    loaded = _load(model, dtype, threads)
+    streamed = sys.stdout.isatty() and len(prompts) == 1 and not as_json
+    for answer in generate_answers(loaded, prompts, options, on_text=_print_piece if streamed else None):
+        _print_answer(loaded.tokenizer, answer, as_json, streamed, several=len(prompts) > 1)
+        if plot is not None:
+            _write(plot, picture(loaded, answer))
+            print(plot, file=sys.stderr)
+
+
+def _load(name: str, dtype: str, threads: int) -> Any:
+    from classifiers.errors import RecipeError
+    from evaluation.generation.local_model import LocalModel
+    from evaluation.generation.settings import GenerationSettings
+
+    if dtype not in ("auto", "bfloat16", "float32"):
+        raise RecipeError(f"--dtype {dtype}: auto, bfloat16 or float32")
+    return LocalModel.load(name, GenerationSettings(dtype=dtype, threads=threads))  # type: ignore[arg-type]
+
+
+def _print_piece(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _print_answer(tokenizer: Any, answer: Any, as_json: bool, streamed: bool, several: bool) -> None:
+    from safetrove.generating import token_texts
+
+    if as_json:
+        print(json.dumps(answer.to_json(token_texts(tokenizer, answer.token_ids))), flush=True)
+    elif streamed:
+        print()
+    else:
+        print(f"[{answer.prompt.id}] {answer.text}" if several else answer.text, flush=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_name(f".{path.name}.partial")
+    whole.write_bytes(content)
+    whole.replace(path)
