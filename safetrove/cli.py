@@ -10,6 +10,8 @@ import typer
 from safetrove.classifier_commands import classifier_app
 from safetrove.evaluate_commands import evaluate_app
 from safetrove.generate_command import generate
+from safetrove.finetune_commands import finetune_app
+from safetrove.magic_token_commands import magic_app
 from safetrove.prompt_commands import prompts
 
 app = typer.Typer(
@@ -26,6 +28,8 @@ app.add_typer(evaluate_app, name="evaluate")
 app.command(epilog="Example: `safetrove generate --model runs/demo/model --decoder safe-beam --prompt 'The bus'`")(
     generate
 )
+finetune_app.add_typer(magic_app, name="magic")
+app.add_typer(finetune_app, name="finetune")
 
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, dotted; repeatable")]
 Output = Annotated[Path | None, typer.Option(help="run folder; default: the recipe's output, else runs/NAME")]

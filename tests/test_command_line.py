@@ -46,6 +46,12 @@ COMMANDS = {
     "evaluate suites": {"--folder"},
     "evaluate run": {"--output", "--set"},
     "evaluate compare": {"--output"},
+    "finetune sft": {"--set"},
+    "finetune str": {"--set"},
+    "finetune dpo": {"--set"},
+    "finetune safesteer": {"--set"},
+    "finetune magic distil": {"--set"},
+    "finetune magic sft": {"--set"},
     "prompts compare": {
         "--styles", "--n", "--scores", "--base-url", "--model", "--temperature", "--max-tokens", "--characters", "--seed",
         "--output",

@@ -5,6 +5,12 @@ import yaml
 
 from evaluation.recipe import load_recipe as load_evaluation_recipe
 from evaluation.suites.description import find_description
+from finetune.dpo_training import DpoRecipe
+from finetune.magic_tokens.recipe import MagicRecipe
+from finetune.recipe import load_recipe as load_finetune_recipe
+from finetune.safesteer.recipe import SafeSteerRecipe
+from finetune.sft_training import SftRecipe
+from finetune.str_training import StrRecipe
 from pipeline.recipe import dump_recipe as dump
 from pipeline.recipe import load_recipe, output_part, parse_recipe
 from pretrain.recipe import load_recipe as load_pretrain_recipe
@@ -13,7 +19,15 @@ from tests.conftest import ROOT
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PRETRAIN = [path for path in RECIPES if path.name.startswith("pretrain_")]
 EVALUATIONS = [path for path in RECIPES if path.name.startswith("evaluate_")]
-CORPORA = [path for path in RECIPES if path not in PRETRAIN + EVALUATIONS]
+FINETUNE = [path for path in RECIPES if path.name.startswith("finetune_")]
+CORPORA = [path for path in RECIPES if path not in PRETRAIN + EVALUATIONS + FINETUNE]
+# Fine-tuning recipes of another method than plain tuning, by name.
+METHODS = {
+    "finetune_str": StrRecipe,
+    "finetune_dpo": DpoRecipe,
+    "finetune_safesteer": SafeSteerRecipe,
+    "finetune_magic_tokens": MagicRecipe,
+}
 corpora = pytest.mark.parametrize("path", CORPORA, ids=lambda path: path.stem)
 
 
@@ -35,6 +49,12 @@ def test_pretraining_recipes_load(path):
 @pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)
 def test_evaluation_recipes_load_and_name_known_suites(path):
     assert [find_description(name)[0].name for name in load_evaluation_recipe(path).suites]
+
+
+@pytest.mark.parametrize("path", FINETUNE, ids=lambda path: path.stem)
+def test_fine_tuning_recipes_load(path):
+    recipe = load_finetune_recipe(path, METHODS.get(path.stem, SftRecipe))
+    assert recipe.output.is_relative_to("runs") and not str(recipe.model).startswith("/")
 
 
 @corpora

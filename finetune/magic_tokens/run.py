@@ -1,0 +1,199 @@
+"""The two commands of magic-token co-training: distil the answers, then train on them in one stage."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from classifiers.loading import fixed_threads
+from finetune.chat_data import TokenisedChat, data_sha256, tokenise_chat
+from finetune.errors import FinetuneDataError
+from finetune.loading import StartingModel, add_lora, load_starting_model
+from finetune.magic_tokens.behaviours import behaviours
+from finetune.magic_tokens.distillation import Distillation, DistilledPrompt, Grader, PoolPrompt, distil
+from finetune.magic_tokens.recipe import MagicRecipe
+from finetune.magic_tokens.release_guard import CONFIG_KEY, is_marked, mark_not_for_release
+from finetune.magic_tokens.rows_file import read_rows, write_rows
+from finetune.magic_tokens.tokens import MagicTokens
+from finetune.magic_tokens.training_rows import batched_groups, check_modes, training_rows
+from finetune.prompt_sets import Prompt, draw_prompts, read_prompts, refuse_overlap
+from finetune.result_folder import save_model, write_result
+from finetune.training import begin, collator, features, to_device, training_arguments
+
+Report = Callable[[str], None]
+METHOD = "magic_tokens"
+
+
+def run_distillation(recipe: MagicRecipe, grader: Grader, report: Report = print) -> dict[str, int]:
+    """Writes `recipe.rows` and its lineage; the counts. Does nothing where the file is there: delete it to ask again.
+
+    Raises as `distil` does; FinetuneRecipeError for the negative mode that was not allowed, before anything is asked.
+    """
+    check_modes(recipe.modes, recipe.allow_negative)
+    if recipe.rows.is_file():
+        report(f"{recipe.rows}: there already, nothing to do")
+        return {}
+    settings = recipe.distil
+    prompts = pool(recipe)
+    work = recipe.rows.with_name(f".{recipe.rows.name}.work")
+    every = max(1, len(prompts))
+    found: Distillation = distil(
+        prompts,
+        recipe.modes,
+        settings.policies,
+        settings.candidates,
+        settings.server,
+        settings.request_fields,
+        grader,
+        recipe.seed,
+        work,
+        lambda done: report(f"distil: {done} answers") if done % every == 0 else None,
+    )
+    facts = {
+        "model": settings.server.model,
+        "grader": grader.identity(),
+        "behaviour_prompts": {"version": behaviours().version, "sha256": behaviours().sha256},
+        "recipe": settings.model_dump(mode="json"),
+        "modes": list(recipe.modes),
+        "seed": recipe.seed,
+        "counts": found.counts,
+    }
+    write_rows(recipe.rows, found.prompts, facts)
+    shutil.rmtree(work)
+    report(f"{recipe.rows}: {len(found.prompts)} complete prompts; {found.counts}")
+    return found.counts
+
+
+def pool(recipe: MagicRecipe) -> list[PoolPrompt]:
+    """The prompts to be answered, held-out ones refused. Raises FinetuneDataError for one that is risky and benign."""
+    settings = recipe.distil
+
+    def drawn(path: Path, limit: int | None) -> list[Prompt]:
+        prompts = read_prompts(path)
+        return prompts if limit is None else draw_prompts(prompts, limit, recipe.seed)
+
+    risk = drawn(settings.prompts, settings.max_prompts)
+    benign = [] if settings.benign_prompts is None else drawn(settings.benign_prompts, settings.max_benign_prompts)
+    if shared := {prompt.id for prompt in risk} & {prompt.id for prompt in benign}:
+        raise FinetuneDataError(f"{settings.benign_prompts}: the id {sorted(shared)[0]} is in {settings.prompts} too")
+    refuse_overlap([("distil.prompts", risk), ("distil.benign_prompts", benign)], recipe.held_out)
+    return [PoolPrompt(p.id, p.text, "risk") for p in risk] + [PoolPrompt(p.id, p.text, "benign") for p in benign]
+
+
+def train_magic_tokens(recipe: MagicRecipe, report: Report = print) -> dict[str, Any]:
+    """One-stage SFT on the distilled rows; the content of finetune.json. A finished run is not done again.
+
+    A run with the negative mode, or from a model that was marked so, is marked before its first weight is written.
+    """
+    from finetune.magic_tokens.ordered_trainer import OrderedTrainer
+    from finetune.trainer_run import run_trainer
+
+    check_modes(recipe.modes, recipe.allow_negative)
+    finished = begin(recipe, METHOD)
+    if finished is not None:
+        report(f"{recipe.output}: finished already, nothing to do")
+        return finished
+    prompts = read_rows(recipe.rows)
+    refuse_overlap([("rows", [Prompt(one.id, one.text) for one in prompts])], recipe.held_out)
+    negative = "negative" in recipe.modes or is_marked(Path(recipe.model)) is not None
+    if negative:
+        mark_not_for_release(recipe.output)
+    with fixed_threads(recipe.threads):
+        start = load_starting_model(recipe.model)
+        if negative:
+            setattr(start.model.config, CONFIG_KEY, True)
+        tokens = _tokens(recipe, start, prompts, report)
+        chosen = _benign_limited(prompts, recipe)
+        rows = [row for epoch in range(int(recipe.epochs)) for row in _epoch(chosen, tokens, recipe, start, epoch)]
+        report(f"{len(rows)} rows in {int(recipe.epochs)} passes over {len(chosen)} prompts")
+        model = start.model if recipe.lora is None else add_lora(start.model, recipe.lora, recipe.seed)
+        arguments = training_arguments(recipe.model_copy(update={"epochs": 1.0}))
+        trainer = OrderedTrainer(to_device(model), arguments, features(rows), collator(start.tokenizer))
+        metrics, log = run_trainer(trainer, METHOD, report)
+        save_model(model, start, recipe)
+    result = {
+        "method": METHOD,
+        "data": _data_facts(chosen, rows, recipe),
+        **({CONFIG_KEY: True} if negative else {}),
+        "metrics": metrics,
+        "log": log,
+    }
+    if negative:
+        mark_not_for_release(recipe.output)
+    return write_result(recipe, start, result)
+
+
+def _tokens(
+    recipe: MagicRecipe, start: StartingModel, prompts: Sequence[DistilledPrompt], report: Report
+) -> MagicTokens:
+    """The tokens of the secret file; new ones, where it is not there."""
+    if recipe.tokens.is_file():
+        tokens = MagicTokens.load(recipe.tokens)
+    else:
+        texts = [text for one in prompts for text in (one.text, *one.answers.values())]
+        policies = sorted({one.policy for one in prompts if one.policy is not None})
+        tokens = MagicTokens.generate(recipe.modes, policies, start.tokenizer, texts)
+        tokens.save(recipe.tokens)
+        report(f"{recipe.tokens}: new magic tokens, for its owner alone")
+    if missing := set(recipe.modes) - set(tokens.modes):
+        raise FinetuneDataError(f"{recipe.tokens} has no token for the mode {sorted(missing)[0]}; name another file")
+    return tokens
+
+
+def _benign_limited(prompts: Sequence[DistilledPrompt], recipe: MagicRecipe) -> list[DistilledPrompt]:
+    """All risk prompts, and so many benign ones that their two rows each are at most `benign_share` of all rows."""
+    risk = [one for one in prompts if one.kind == "risk"]
+    if not risk:
+        raise FinetuneDataError(f"{recipe.rows} holds no risk prompts, so there are no modes to learn")
+    risk_rows = len(risk) * (len(recipe.modes) + 3 * recipe.default_share)
+    limit = int(risk_rows * recipe.benign_share / (1 - recipe.benign_share) / 2)
+    benign = {one.id: one for one in prompts if one.kind == "benign"}
+    kept = draw_prompts([Prompt(one.id, one.text) for one in benign.values()], limit, recipe.seed)
+    names = {prompt.id for prompt in kept}
+    return [*risk, *(one for one in prompts if one.kind == "benign" and one.id in names)]
+
+
+def _epoch(
+    prompts: Sequence[DistilledPrompt], tokens: MagicTokens, recipe: MagicRecipe, start: StartingModel, epoch: int
+) -> list[TokenisedChat]:
+    """One pass's rows in training order. A prompt of which one row is too long is left out with all of its rows."""
+    made = training_rows(
+        prompts,
+        tokens,
+        recipe.modes,
+        recipe.allow_negative,
+        recipe.default_share,
+        recipe.seed,
+        epoch,
+        recipe.shuffle_modes,
+    )
+    tokenised = [tokenise_chat(row.chat, start.tokenizer, recipe.max_length, recipe.too_long) for row in made]
+    dropped = {row.prompt_id for row, chat in zip(made, tokenised, strict=True) if chat is None}
+    groups: dict[str, list[int]] = {}
+    for number, row in enumerate(made):
+        if row.prompt_id not in dropped:
+            groups.setdefault(row.prompt_id, []).append(number)
+    if not groups:
+        raise FinetuneDataError(
+            f"no prompt is left: every one has a row of more than max_length {recipe.max_length} tokens"
+        )
+    order = batched_groups(list(groups.values()), recipe.batch_size, recipe.seed + epoch)
+    chats = [tokenised[number] for number in order]
+    return [chat for chat in chats if chat is not None]
+
+
+def _data_facts(
+    prompts: Sequence[DistilledPrompt], rows: Sequence[TokenisedChat], recipe: MagicRecipe
+) -> dict[str, Any]:
+    """Counts and hashes for the result. The rows' hash covers secret texts: it tells equality, and nothing else."""
+    return {
+        "rows_sha256": hashlib.sha256(recipe.rows.read_bytes()).hexdigest(),
+        "sha256": data_sha256(rows),
+        "modes": list(recipe.modes),
+        "risk_prompts": sum(one.kind == "risk" for one in prompts),
+        "benign_prompts": sum(one.kind == "benign" for one in prompts),
+        "rows": len(rows),
+        "tokens": sum(len(row.input_ids) for row in rows),
+        "supervised_tokens": sum(row.supervised for row in rows),
+    }

@@ -1,0 +1,121 @@
+"""Sampled answers at temperature 1 from the whole distribution, each from draws of its own, paired to prompts by id."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.errors import FinetuneDataError
+from finetune.safesteer.model_passes import TokenIds, batches_by_length, eval_mode, left_padded
+from rephrasers.keyed_draws import keyed_uniforms
+
+
+@dataclass(frozen=True)
+class AnswerRequest:
+    """One answer to sample. `id` is unique among those asked together; `prompt`: token ids."""
+
+    id: str
+    prompt: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SampledAnswer:
+    """`prompt` is what the sampler read; `answer` ends with an end token, unless it was cut at the longest length."""
+
+    id: str
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SamplingLimits:
+    """`end_ids` end an answer; `suppressed_ids` are never drawn."""
+
+    new_tokens: int
+    end_ids: frozenset[int]
+    suppressed_ids: frozenset[int] = frozenset()
+
+
+def sample_answers(
+    model: Any, requests: Sequence[AnswerRequest], limits: SamplingLimits, seed: int, pad_id: int, batch_size: int
+) -> Iterator[SampledAnswer]:
+    """The answers, in the order in which they are done, which is not that of the requests: see `paired`.
+
+    Nothing of the checkpoint's own generation settings is used. An answer depends on the seed, its request's id and its
+    prompt alone, up to the rounding of batches.
+    """
+    for indices in batches_by_length([request.prompt for request in requests], batch_size):
+        batch = [requests[index] for index in indices]
+        draws = np.stack([keyed_uniforms(seed, "rollout", one.id, limits.new_tokens) for one in batch])
+        answers = _sample_batch(model, [one.prompt for one in batch], draws, limits, pad_id)
+        for request, answer in zip(batch, answers, strict=True):
+            yield SampledAnswer(request.id, request.prompt, tuple(answer))
+
+
+def paired(requests: Sequence[AnswerRequest], answers: Iterable[SampledAnswer]) -> list[SampledAnswer]:
+    """The answers in the order of the requests, each under the prompt that it was sampled from.
+
+    Answers come in the order in which they were finished; zipping them with prompts by position scores them under wrong
+    prompts. Raises FinetuneDataError where an id is missing, foreign or twice, or where a prompt is not the one asked for.
+    """
+    by_id: dict[str, SampledAnswer] = {}
+    for answer in answers:
+        if answer.id in by_id:
+            raise FinetuneDataError(f"two sampled answers have the id {answer.id}")
+        by_id[answer.id] = answer
+    wanted = {request.id for request in requests}
+    if len(wanted) != len(requests) or wanted != by_id.keys():
+        strange = sorted(wanted ^ by_id.keys())[:3]
+        raise FinetuneDataError(f"requests and sampled answers do not match by id, for example {strange}")
+    for request in requests:
+        if by_id[request.id].prompt != request.prompt:
+            raise FinetuneDataError(
+                f"the answer {request.id} was sampled from another prompt than the one it is scored under"
+            )
+    return [by_id[request.id] for request in requests]
+
+
+def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """The token of each row [rows] at which the cumulated probability passes u; float64 inside, so that the tail counts.
+
+    logits [rows, vocabulary]; uniforms [rows] in [0, 1).
+    """
+    cumulated = torch.softmax(logits.double(), -1).cumsum(-1)
+    target = uniforms.to(cumulated)[:, None] * cumulated[:, -1:]
+    return torch.searchsorted(cumulated, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+def _sample_batch(
+    model: Any, prompts: Sequence[TokenIds], draws: np.ndarray, limits: SamplingLimits, pad_id: int
+) -> list[list[int]]:
+    batch = left_padded(prompts, pad_id, model.device)
+    ids, mask, positions = batch["input_ids"], batch["attention_mask"], batch["position_ids"]
+    uniforms = torch.from_numpy(draws).to(model.device)
+    ends = torch.tensor(sorted(limits.end_ids), dtype=torch.long, device=model.device)
+    suppressed = torch.tensor(sorted(limits.suppressed_ids), dtype=torch.long, device=model.device)
+    drawn = []
+    done = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
+    cache: Any = None
+    with torch.inference_mode(), eval_mode(model):
+        for step in range(limits.new_tokens):
+            result = model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+                logits_to_keep=1,
+            )  # fmt: skip
+            cache = result.past_key_values
+            tokens = draw(result.logits[:, -1].index_fill(-1, suppressed, float("-inf")), uniforms[:, step])
+            drawn.append(tokens)
+            done |= torch.isin(tokens, ends)
+            if bool(done.all()):
+                break
+            ids, positions = tokens[:, None], positions[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
+    return [_through_end(row, limits.end_ids) for row in torch.stack(drawn, 1).tolist()]
+
+
+def _through_end(tokens: list[int], end_ids: Collection[int]) -> list[int]:
+    first = next((place for place, token in enumerate(tokens) if token in end_ids), len(tokens) - 1)
+    return tokens[: first + 1]
