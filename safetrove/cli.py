@@ -9,8 +9,8 @@ import typer
 
 from safetrove.classifier_commands import classifier_app
 from safetrove.evaluate_commands import evaluate_app
-from safetrove.generate_command import generate
 from safetrove.finetune_commands import finetune_app
+from safetrove.generate_command import generate
 from safetrove.magic_token_commands import magic_app
 from safetrove.prompt_commands import prompts
 
