@@ -32,7 +32,7 @@ def test_the_system_message_is_the_servers_token(file):
         built = switch.chats(chats, switch.modes(chats))
         assert [tokens.mode_of(chat[0]["content"]) for chat in built] == [mode, mode]
         assert [chat[0]["role"] for chat in built] == ["system", "system"]
-        assert built[0][0]["content"].startswith("policy:en-US ")
+        assert built[0][0]["content"].startswith("policy:en-US")
         assert [chat[1:] for chat in built] == chats
 
 
