@@ -16,6 +16,15 @@ class Decoder(StrEnum):
     BEAM = "beam"
     SAFE_BEAM = "safe-beam"
     SAFE_SAMPLE = "safe-sample"
+    NGSD = "ngsd"
+
+
+class Mode(StrEnum):
+    """The behaviours of a model that was co-trained with magic tokens."""
+
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+    REJECTIVE = "rejective"
 
 
 class Risk(StrEnum):
@@ -56,11 +65,22 @@ def generate(
         bool | None, typer.Option("--chat/--completion", help="default: a chat where the model has a template")
     ] = None,
     system: Annotated[str | None, typer.Option(help="system message of the chats")] = None,
+    magic_tokens: Annotated[Path | None, typer.Option(help="the server's file of magic tokens, for chats")] = None,
+    mode: Annotated[Mode, typer.Option(help="which magic token is the system message")] = Mode.POSITIVE,
+    moderate: Annotated[
+        bool, typer.Option("--moderate", help="prompts that our classifiers score >= 3 get the rejective mode")
+    ] = False,
+    expert: Annotated[str | None, typer.Option(help="of ngsd: a folder or Hub id, same tokenizer as the model")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="of ngsd: the expert's weight, 0 to 1; default: the model rates each request")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="prompts decoded together")] = 8,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16 or float32")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="of torch, on CPU")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines: text, tokens, risk of each")] = False,
-    plot: Annotated[Path | None, typer.Option(help="PNG of P(tag) along the answer to a single prompt")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="PNG of P(tag), or of the gate, along the answer to a single prompt")
+    ] = None,
 ) -> None:
     """Answer prompts, safely where the model knows the harmfulness tag. On a terminal one answer appears as it is decoded."""
     from classifiers.errors import RecipeError
@@ -73,12 +93,64 @@ def generate(
         decoder.value, max_new_tokens, min_new_tokens, beams, candidates, discard, risk.value, refill, length_penalty,
         temperature, top_p, seed, chat, system, batch,
     )  # fmt: skip
+    if (decoder is Decoder.NGSD) != (expert is not None) or (strength is not None and expert is None):
+        raise RecipeError("--decoder ngsd, its --expert and --strength go together: give the expert's folder")
+    switch = _switch(magic_tokens, mode.value, moderate, threads)
     loaded = _load(model, dtype, threads)
     streamed = sys.stdout.isatty() and len(prompts) == 1 and not as_json
-    for answer in generate_answers(loaded, prompts, options, on_text=_print_piece if streamed else None):
+    on_text = _print_piece if streamed else None
+    if expert is not None:
+        if switch is not None:
+            raise RecipeError(
+                "magic tokens are for the base alone, and ngsd's expert reads the same chat: leave one out"
+            )
+        _print_ngsd(loaded, _load(expert, dtype, threads), prompts, options, strength, on_text, as_json, plot)
+        return
+    for answer in generate_answers(loaded, prompts, options, switch, on_text):
         _print_answer(loaded.tokenizer, answer, as_json, streamed, several=len(prompts) > 1)
         if plot is not None:
             _write(plot, picture(loaded, answer))
+            print(plot, file=sys.stderr)
+
+
+def _switch(file: Path | None, mode: str, moderate: bool, threads: int) -> Any:
+    """The mode switch that the options ask for, or None."""
+    from classifiers.errors import RecipeError
+
+    if file is None:
+        if moderate or mode != Mode.POSITIVE:
+            raise RecipeError("--mode and --moderate choose among magic tokens: give --magic-tokens FILE")
+        return None
+    from classifiers.evaluating.members import load_classifiers
+    from decoding.modes import ClassifierModeration, ModeSwitch
+    from finetune.magic_tokens import MagicTokens
+
+    moderation = ClassifierModeration(load_classifiers(None, threads)) if moderate else None
+    return ModeSwitch(MagicTokens.load(file), mode, moderation)
+
+
+def _print_ngsd(
+    base: Any,
+    expert: Any,
+    prompts: Any,
+    options: Any,
+    strength: float | None,
+    on_text: Any,
+    as_json: bool,
+    plot: Path | None,
+) -> None:
+    from safetrove.ngsd_answers import answer_with_expert, gate_picture
+
+    answers = answer_with_expert(base, expert, prompts, options, strength, on_text)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        if as_json:
+            print(json.dumps({"id": prompt.id, **answer.to_json(base.tokenizer)}), flush=True)
+        elif on_text is not None:
+            print()
+        else:
+            print(f"[{prompt.id}] {answer.text}" if len(prompts) > 1 else answer.text, flush=True)
+        if plot is not None:
+            _write(plot, gate_picture(base, answer))
             print(plot, file=sys.stderr)
 
 

@@ -10,7 +10,7 @@ from classifiers.errors import DataError, RecipeError
 from evaluation.generation.local_model import LocalModel
 from rephrasers.harmfulness_tag import HARMFULNESS_TAG
 
-DecoderName = Literal["greedy", "beam", "safe-beam", "safe-sample"]
+DecoderName = Literal["greedy", "beam", "safe-beam", "safe-sample", "ngsd"]
 OnText = Callable[[str], None]
 
 
@@ -96,7 +96,7 @@ def generate_answers(
 ) -> Iterator[Answer]:
     """The answers, in order, batch by batch. switch: `decoding.modes.ModeSwitch`, whose system messages chats then have.
     on_text: gets the pieces of the text as soon as they are certain, for a single prompt.
-    Raises ModelError (no tag, no chat template), DataError (a prompt that is empty or too long), RecipeError."""
+    ngsd is `safetrove.ngsd_answers`. Raises ModelError (no tag, no chat template), DataError (a prompt that is empty or too long), RecipeError."""
     from decoding.prompt_checks import check_vocabulary
 
     check_vocabulary(model.model, model.tokenizer)

@@ -39,7 +39,8 @@ COMMANDS = {
     "generate": {
         "--model", "--decoder", "--prompt", "--max-new-tokens", "--min-new-tokens", "--beams", "--candidates", "--discard",
         "--risk", "--refill", "--length-penalty", "--temperature", "--top-p", "--seed", "--chat", "--completion", "--system",
-        "--batch", "--dtype", "--threads", "--json", "--plot",
+        "--magic-tokens", "--mode", "--moderate", "--expert", "--strength", "--batch", "--dtype", "--threads", "--json",
+        "--plot",
     },
     "export": {"--kind", "--output"},
     "verify": set(),
