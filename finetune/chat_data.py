@@ -1,6 +1,7 @@
 """Chats as JSON lines, checked; token ids with labels on the assistant's tokens alone.
 
-A row is `{"messages": [{"role": ..., "content": ...}, ...]}`, with an optional `id`; other keys are not read. The
+A row is `{"messages": [{"role": ..., "content": ...}, ...]}`, with an optional `id` and `not_learnt`; other
+keys are not read. The
 prompt of each answer is encoded by itself, so its ids are those that the model reads when it generates.
 """
 
@@ -20,11 +21,15 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Chat:
-    """A chat that ends with an assistant turn. `id`: the row's, else a hash of its messages (never its position)."""
+    """A chat that ends with an assistant turn. `id`: the row's, else a hash of its messages (never its position).
+
+    not_learnt: what the last turn begins with and must not be learnt (`finetune.deep_alignment`); it gets no labels.
+    """
 
     id: str
     messages: tuple[Mapping[str, str], ...]
     place: str = field(default="", compare=False)
+    not_learnt: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,10 @@ def chat_of_row(row: Mapping[str, Any], place: str) -> Chat:
         raise FinetuneDataError(
             f"{place}: the last turn is the {messages[-1]['role']}'s: end with an assistant turn, which is what is learnt"
         )
-    return Chat(_row_id(row, messages, place), messages, place)
+    not_learnt = row.get("not_learnt") or ""
+    if not isinstance(not_learnt, str) or not messages[-1]["content"].startswith(not_learnt):
+        raise FinetuneDataError(f"{place}: `not_learnt` must be the text that the last turn begins with")
+    return Chat(_row_id(row, messages, place), messages, place, not_learnt)
 
 
 def checked_messages(messages: Any, place: str) -> tuple[dict[str, str], ...]:
@@ -166,8 +174,15 @@ def tokenise_chat(
                 f"{chat.place or chat.id}: the chat template rewrites earlier turns when later ones are added, so answers "
                 "cannot be told from prompts; use a template that only appends"
             )
+        begun = chat.not_learnt if number == len(chat.messages) - 1 else ""
         prompt = _encode(before[len(done) :], tokenizer)
-        answer = _encode(after[len(before) :], tokenizer)
+        if begun:
+            if not after[len(before) :].startswith(begun):
+                raise FinetuneModelError(
+                    f"{chat.place or chat.id}: the chat template changes how an answer begins, so `not_learnt` has no place"
+                )
+            prompt += _encode(begun, tokenizer)
+        answer = _encode(after[len(before) + len(begun) :], tokenizer)
         ids += prompt + answer
         learnt = _through_end_of_turn(answer, tokenizer)
         labels += [IGNORED] * len(prompt) + answer[:learnt] + [IGNORED] * (len(answer) - learnt)
