@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-ROOMS = ("pipeline", "classifiers", "rephrasers", "pretrain", "evaluation")
+ROOMS = ("pipeline", "classifiers", "rephrasers", "pretrain", "finetune", "decoding", "evaluation")
 HOME = Path(__file__).resolve().parent.parent
 
 
