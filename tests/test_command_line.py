@@ -76,13 +76,16 @@ def command_line(*arguments, text="", expect=0, **environment):
 
 
 def click_commands():
+    """Every command by its words, those of groups within groups too."""
     import typer
 
-    found = {}
-    for name, command in typer.main.get_command(app).commands.items():
-        inner = getattr(command, "commands", None)
-        found |= {f"{name} {part}": part_command for part, part_command in inner.items()} if inner else {name: command}
-    return found
+    def of_group(group, prefix):
+        found = {}
+        for name, command in group.commands.items():
+            found |= of_group(command, f"{prefix}{name} ") if hasattr(command, "commands") else {prefix + name: command}
+        return found
+
+    return of_group(typer.main.get_command(app), "")
 
 
 def test_commands_and_options_are_frozen():
