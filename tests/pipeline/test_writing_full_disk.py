@@ -60,8 +60,8 @@ def test_disk_full(tmp_path, case):
         second = {word_of(prompt): times for prompt, times in server.asked.items()}
     assert [row["source_id"] for row in rows_of(stage)] == ids
     assert manifest.rows.to_json() == {"in": 40, "kept": 40, "dropped": {}, "quarantined": {}}
-    # all but the few whose answers could not be written
-    assert len(first & set(second)) <= 4 and set(second.values()) <= {1}
+    # all but the few whose answers could not be written: those in flight, and those begun before the stop is seen
+    assert len(first & set(second)) <= 8 and set(second.values()) <= {1}
     assert set(second) >= set(WORDS) - first
     if when == "writing":
         assert not second
