@@ -4,6 +4,8 @@ BIN := .venv/bin
 # A machine without a GPU can take torch's CPU build: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 PIP_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 OUTPUT ?= runs/demo
+# Tests run in this many processes, each file in one of them, with one thread of torch and BLAS.
+TEST_PROCESSES ?= 2
 
 .PHONY: install install-dev demo test test-vllm lint bench clean
 
@@ -26,7 +28,7 @@ demo: install
 	$(BIN)/safetrove demo --output $(OUTPUT)
 
 test: install-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # The real vLLM, on CPU, in an environment of its own: it pins torch and transformers.
 test-vllm: install-dev .venv-vllm/installed
