@@ -109,6 +109,9 @@ class Bare:
     def __init__(self, recipe: PretrainRecipe) -> None:
         self._recipe = recipe
         self._decoder = new_decoder(recipe.model, VOCABULARY, recipe.seed)
+        if recipe.compile:
+            for block in self._decoder.blocks():
+                block.compile()
         self._optimizer = new_optimizer(recipe, self._decoder)
         shape = (recipe.micro_batch_size, recipe.seq_length + 1)
         self._text = torch.randint(1, VOCABULARY, shape, generator=torch.Generator().manual_seed(0))
@@ -230,6 +233,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=20, help="updates in one turn")
     parser.add_argument("--repetitions", type=int, default=5, help="turns of each side")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="compile the layers of the loop and of bare, not Trainer's")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -246,6 +250,7 @@ def main() -> None:
                 "lr": 1e-3,
                 "lr_decay_style": "constant",
                 "threads": given.threads,
+                "compile": given.compile,
             }
         )
         loop = Loop(recipe)
@@ -257,6 +262,7 @@ def main() -> None:
     print(
         f"{given.shape}, {weights:,} weights, {recipe.seq_length} x {recipe.global_batch_size} tokens an update, "
         f"{given.threads} threads, {given.repetitions} turns of {given.iterations} updates"
+        f"{', layers of the loop and of bare compiled' if given.compile else ''}"
     )
     for side, times in seconds.items():
         print(f"{side:8} {tokens / statistics.median(turn.wall for turn in times):10,.0f} tokens/s")

@@ -20,7 +20,11 @@ def run_demo(output: Path) -> int:
     if code:
         return code
     _say_what_the_writer_is()
-    overrides = {"data": str(output / "tokens" / "blend.json"), "save": str(output / "pretrain")}
+    overrides = {
+        "data": str(output / "tokens" / "blend.json"),
+        "save": str(output / "pretrain"),
+        "export": str(output / "model"),
+    }
     if latest_iteration(output / "pretrain") is None:
         print(f"\nshort pretraining run on the tokens, stopped after {STOP_AT} iterations:")
         print(describe(run(RECIPES / "pretrain_demo.yaml", {**overrides, "exit_interval": STOP_AT}, _print)))
@@ -32,6 +36,7 @@ def run_demo(output: Path) -> int:
     card = output / "report" / "card"
     print(f"\nreport card: {card}.html  {card}.png  {card}.md  {card}.json")
     print(f"tokens:      {output / 'tokens' / 'blend.json'}")
+    print(f"model:       {output / 'model'}")
     return 0
 
 
