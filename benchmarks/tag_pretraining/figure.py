@@ -32,12 +32,12 @@ def draw(runs: Mapping[str, Curves], path: Path) -> None:
     area.annotate("chance", (0, 0.5), xycoords=("axes fraction", "data"), xytext=(3, 2), textcoords="offset points")
     loss.set(xlabel="training tokens (million)", ylabel="loss (nats a token)", title="Training loss")
     area.set(
-        xlabel="training tokens (million)", ylabel="AUROC", ylim=(0.3, 1),
+        xlabel="training tokens (million)", ylabel="AUROC", ylim=(0.2, 1),
         title="P(tag | context), held out: score 3 to 5 against 0",
     )  # fmt: skip
     for axes in (loss, area):
         axes.grid(alpha=0.25)
         axes.set_xlim(left=0)
     loss.legend()
-    area.legend(fontsize=8, loc="lower right")
+    area.legend(fontsize=8, loc="upper right")
     figure.savefig(path, dpi=130)
