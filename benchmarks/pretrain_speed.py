@@ -233,7 +233,9 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=20, help="updates in one turn")
     parser.add_argument("--repetitions", type=int, default=5, help="turns of each side")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true", help="compile the layers of the loop and of bare, not Trainer's")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the layers of the loop and of bare, not Trainer's"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
