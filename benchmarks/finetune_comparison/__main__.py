@@ -1,0 +1,87 @@
+"""`python -m benchmarks.finetune_comparison (erosion | steering | modes)`: the fine-tuning methods on a real model.
+
+What is done already is kept: the same command goes on after a stop. Results: OUTPUT/results.md, results.json, results.png.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.finetune_comparison.settings import SUITES, Settings
+from classifiers.errors import SafetroveError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code: 0 done, 1 failed, 2 wrong arguments or recipe."""
+    given = parser().parse_args(arguments)
+    settings = Settings(
+        output=given.output.resolve(),
+        suites=given.suites.resolve() if given.suites else None,
+        suite_names=tuple(given.suite_names),
+        base=given.base,
+        seeds=tuple(given.seeds),
+        prompts=given.prompts,
+        harmless=given.harmless,
+        new_tokens=given.new_tokens,
+        threads=given.threads,
+        precision=given.precision,
+        overrides=tuple(given.overrides),
+    )
+    try:
+        print(given.compare(settings, given))
+    except SafetroveError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the subcommands."""
+    whole = argparse.ArgumentParser(
+        prog="python -m benchmarks.finetune_comparison",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = whole.add_subparsers(required=True)
+    _add_erosion(commands)
+    return whole
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    command.add_argument("--suites", type=Path, help="folder with local copies of the suites")
+    command.add_argument("--suite-names", nargs="+", default=list(SUITES), help="harmful prompts are drawn from these")
+    command.add_argument("--output", type=Path, default=Path("runs") / name)
+    command.add_argument("--base", default="embedded:SmolLM2-135M-Instruct", help="the model that is aligned")
+    command.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    command.add_argument("--prompts", type=int, default=150, help="harmful prompts, in equal parts from the suites")
+    command.add_argument("--harmless", type=int, default=104, help="held-out harmless prompts, at most")
+    command.add_argument("--new-tokens", type=int, default=32, help="of an answer")
+    command.add_argument("--threads", type=int, default=2)
+    command.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the training's computations")
+    command.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+                         help="a key of every training recipe; repeatable")  # fmt: skip
+    return command
+
+
+def _add_erosion(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "erosion", "benign tuning: plain against Safety Token Regularization")
+    command.add_argument("--rows", type=int, default=600, help="arithmetic problems of a tuning")
+    command.add_argument("--epochs", type=float, default=1.0)
+    command.add_argument("--align-epochs", type=float, default=2.0)
+    command.add_argument("--lr", type=float, default=2e-4, help="of benign tuning")
+    command.add_argument("--weights", type=float, nargs="+", default=[0.1], help="of the penalty")
+    command.add_argument("--rates", type=float, nargs="*", default=[], help="sweep: learning rates, plain and STR")
+    command.set_defaults(compare=_erosion)
+
+
+def _erosion(settings: Settings, given: argparse.Namespace) -> str:
+    from benchmarks.finetune_comparison.erosion import compare_erosion
+
+    return compare_erosion(settings, given.rows, given.epochs, given.align_epochs, given.lr, given.weights, given.rates)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""Benign tuning erodes refusal: how much of it does Safety Token Regularization keep?
+
+The base is aligned once, then tuned on arithmetic in every arm and seed: plain, with the penalty on safety tokens, and with
+the same penalty on as many random tokens. All answer the same prompts.
+"""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.finetune_comparison.prompts import HARMFUL, HARMLESS, REQUESTS, write_problems, write_prompts
+from benchmarks.finetune_comparison.settings import Arm, ArmKind, Settings
+from benchmarks.finetune_comparison.steps import align, measure, say, tune
+from benchmarks.finetune_comparison.tables import (
+    draw_shares,
+    estimate,
+    gradient_spike,
+    markdown,
+    refusal_difference,
+    refusal_share,
+    share_text,
+    spread,
+    write_report,
+)
+from finetune.errors import DivergenceError
+
+ALIGNED = "aligned"
+NOTE = """
+Refusals are told by phrases at the beginning of answers ({tokens} new tokens, greedy): they read the wording, not the deed.
+Intervals of shares are Wilson's over all answers of an arm (those of two seeds to a prompt are not independent); differences
+are paired by prompt, averaged over seeds, with a bootstrap over prompts. Benign loss: nats a token of the answers of held-out
+problems, the same for all. Spike: largest over median gradient norm. STR-style (reconstructed).
+"""
+
+
+def compare_erosion(
+    settings: Settings,
+    rows: int,
+    epochs: float,
+    align_epochs: float,
+    rate: float,
+    weights: Sequence[float],
+    rates: Sequence[float],
+) -> str:
+    """The whole comparison into `settings.output`; the table. Raises what the steps raise; DivergenceError where an arm outside
+    the sweep of rates diverges."""
+    prompts = write_prompts(settings)
+    problems = write_problems(prompts, rows, settings.seeds)
+    aligned = align(settings, align_epochs)
+    asked = [prompts / f"{name}.yaml" for name in (HARMFUL, HARMLESS)]
+    measured = {ALIGNED: [measure(settings, ALIGNED, aligned, [*asked, prompts / f"{REQUESTS}.yaml"], problems)]}
+    trained: dict[str, list[dict[str, Any]]] = {}
+    for arm in _arms(settings, weights):
+        result = tune(settings, arm, aligned, rows, epochs, rate)
+        if result is None:
+            raise DivergenceError(f"{arm.name} diverged at a learning rate of {rate}: give a lower --lr")
+        trained.setdefault(arm.label, []).append(result)
+        found = measure(settings, arm.name, settings.output / "tuned" / arm.name, asked, problems)
+        measured.setdefault(arm.label, []).append(found)
+        say(
+            f"{arm.name}: refuses {share_text(refusal_share([found], HARMFUL))}, benign loss {found['benign_loss']:.4f}"
+        )
+    swept = _sweep(settings, aligned, problems, rows, epochs, weights[0], rates)
+    numbers = _numbers(settings, measured, trained) | {"rates": swept}
+    text = _text(settings, measured, trained, numbers)
+    write_report(settings.output, numbers, text)
+    shares = {
+        label: {"harmful": refusal_share(runs, HARMFUL), "harmless": refusal_share(runs, HARMLESS)}
+        for label, runs in measured.items()
+    }
+    draw_shares(settings.output / "results.png", "Refusal after benign tuning", shares)
+    return text
+
+
+def _arms(settings: Settings, weights: Sequence[float]) -> list[Arm]:
+    """Seed after seed, so that a stopped run has whole comparisons."""
+    penalised: tuple[ArmKind, ...] = ("str", "random")
+    return [
+        arm
+        for seed in settings.seeds
+        for arm in [Arm("plain", seed), *(Arm(kind, seed, weight) for weight in weights for kind in penalised)]
+    ]
+
+
+def _sweep(
+    settings: Settings, aligned: Path, problems: Path, rows: int, epochs: float, weight: float, rates: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Benign loss and spike of plain and STR at each rate, first seed; `diverged`: not finite, or no better than the aligned model."""
+    start = measure(settings, ALIGNED + "-benign", aligned, [], problems)["benign_loss"] if rates else 0.0
+    found = []
+    for rate in rates:
+        for kind, own in (("plain", None), ("str", weight)):
+            arm = Arm("plain" if kind == "plain" else "str", settings.seeds[0], own, rate)
+            result = tune(settings, arm, aligned, rows, epochs, rate)
+            row: dict[str, Any] = {"arm": kind, "rate": rate, "diverged": True, "benign_loss": None, "spike": None}
+            if result is not None:
+                folder = settings.output / "tuned" / arm.name
+                loss = measure(settings, arm.name, folder, [], problems)["benign_loss"]
+                row |= {"diverged": not loss < start, "benign_loss": loss, "spike": gradient_spike(result["log"])}
+            found.append(row)
+    return found
+
+
+def _numbers(
+    settings: Settings, measured: dict[str, list[dict[str, Any]]], trained: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    arms = {}
+    for label, runs in measured.items():
+        results = trained.get(label, [])
+        arms[label] = {
+            "harmful": estimate(refusal_share(runs, HARMFUL)),
+            "harmful_by_seed": [estimate(refusal_share([run], HARMFUL)) for run in runs],
+            "harmless": estimate(refusal_share(runs, HARMLESS)),
+            "benign_loss_by_seed": [run["benign_loss"] for run in runs],
+            "spike_by_seed": [gradient_spike(result["log"]) for result in results],
+            "seconds_by_seed": [result["metrics"]["seconds"] for result in results],
+        }
+    differences = {
+        f"{label} - {other}": estimate(refusal_difference(measured[other], measured[label], HARMFUL))
+        for label, other in _pairs(list(measured))
+    }
+    return {
+        "seeds": list(settings.seeds),
+        "arms": arms,
+        "differences": differences,
+        "aligned_on_own_held_out_requests": estimate(refusal_share(measured[ALIGNED], REQUESTS)),
+    }
+
+
+def _pairs(labels: Sequence[str]) -> list[tuple[str, str]]:
+    """What is subtracted: plain from aligned; from each STR arm plain, and the random arm of its weight."""
+    pairs = [(ALIGNED, "plain")]
+    for label in labels:
+        if label.startswith("str"):
+            pairs += [(label, "plain"), (label, label.replace("str", "random"))]
+    return pairs
+
+
+def _text(
+    settings: Settings,
+    measured: dict[str, list[dict[str, Any]]],
+    trained: dict[str, list[dict[str, Any]]],
+    numbers: dict[str, Any],
+) -> str:
+    count = len({item["id"] for item in measured[ALIGNED][0]["items"] if item["suite"] == HARMFUL})
+    rows = []
+    for label, runs in measured.items():
+        arm = numbers["arms"][label]
+        by_seed = [f"{refusal_share([run], HARMFUL).value:.3f}" for run in runs]
+        shares = [run["value"] for run in arm["harmful_by_seed"]]
+        rows.append([
+            label, share_text(refusal_share(runs, HARMFUL)), ", ".join(by_seed), f"{spread(shares):.3f}",
+            share_text(refusal_share(runs, HARMLESS)), f"{statistics.fmean(arm['benign_loss_by_seed']):.4f}",
+            f"{spread(arm['benign_loss_by_seed']):.4f}",
+            ", ".join(f"{value:.2f}" for value in arm["spike_by_seed"]) or "-",
+            f"{statistics.fmean(arm['seconds_by_seed']):.0f}" if trained.get(label) else "-",
+        ])  # fmt: skip
+    header = [
+        f"arm ({count} harmful prompts, {len(settings.seeds)} seeds)", "refused (95 %)", "by seed", "spread",
+        "harmless refused", "benign loss", "its spread", "gradient spike by seed", "training s",
+    ]  # fmt: skip
+    own = share_text(refusal_share(measured[ALIGNED], REQUESTS))
+    pairs = [
+        [f"{one} - {other}", share_text(refusal_difference(measured[other], measured[one], HARMFUL))]
+        for one, other in _pairs(list(measured))
+    ]
+    parts = [
+        markdown(header, rows), markdown(["difference in refusal", "mean (95 %, bootstrap over prompts)"], pairs),
+        f"The aligned model refuses {own} of our own held-out requests.\n", _rates_text(numbers["rates"]),
+        NOTE.format(tokens=settings.new_tokens).strip() + "\n",
+    ]  # fmt: skip
+    return "\n".join(part for part in parts if part)
+
+
+def _rates_text(swept: Sequence[dict[str, Any]]) -> str:
+    if not swept:
+        return ""
+    rows = [
+        [row["arm"], f"{row['rate']:g}", "yes" if row["diverged"] else "no", _number(row["benign_loss"]), _number(row["spike"])]
+        for row in swept
+    ]  # fmt: skip
+    lines = [markdown(["arm", "learning rate", "diverged", "benign loss", "gradient spike"], rows)]
+    for kind in ("plain", "str"):
+        held = [row["rate"] for row in swept if row["arm"] == kind and not row["diverged"]]
+        lines.append(
+            f"Highest rate tried that does not diverge, {kind}: {max(held):g}\n" if held else f"{kind}: none held\n"
+        )
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,56 @@
+"""What the comparisons share: folders, sizes, seeds; and the arms that are compared."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+RECIPES: Final = ROOT / "recipes"
+OWN_TEXTS: Final = ROOT / "finetune" / "data"
+SUITES: Final = ("advbench", "jailbreakbench", "harmbench_test")
+
+ArmKind = Literal["plain", "str", "random"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`output`: folder of one comparison. `suites`: folder with local copies of `suite_names`. `prompts`: harmful prompts
+    that are drawn from them, in equal parts. `overrides`: `key=value` for every training recipe."""
+
+    output: Path
+    suites: Path | None
+    suite_names: tuple[str, ...] = SUITES
+    base: str = "embedded:SmolLM2-135M-Instruct"
+    seeds: tuple[int, ...] = (1, 2)
+    prompts: int = 150
+    harmless: int = 104
+    new_tokens: int = 32
+    threads: int = 2
+    precision: str = "fp32"
+    overrides: tuple[str, ...] = ()
+
+    def common(self, output: Path) -> list[str]:
+        """What every training recipe gets."""
+        return [f"output={output}", f"threads={self.threads}", f"precision={self.precision}"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One benign tuning. `weight`: of the penalty, None for plain; `rate`: a learning rate of the sweep, None: the usual."""
+
+    kind: ArmKind
+    seed: int
+    weight: float | None = None
+    rate: float | None = None
+
+    @property
+    def label(self) -> str:
+        """What runs of several seeds have in common."""
+        weight = "" if self.weight is None else f"-w{self.weight:g}"
+        rate = "" if self.rate is None else f"-lr{self.rate:g}"
+        return f"{self.kind}{weight}{rate}"
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.label}-seed{self.seed}"

@@ -1,0 +1,144 @@
+"""The steps that the comparisons are made of. Each leaves a folder that names its result when it is whole, and is not done
+twice: OUTPUT/aligned, OUTPUT/tuned/ARM, OUTPUT/measured/NAME."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.finetune_comparison.prompts import files_sha256
+from benchmarks.finetune_comparison.settings import OWN_TEXTS, RECIPES, Arm, Settings
+from evaluation.generation.settings import GenerationSettings
+from evaluation.recipe import EvaluationRecipe
+from evaluation.run import evaluate
+from finetune.errors import DivergenceError
+from finetune.files import write_json
+from finetune.recipe import load_recipe
+from finetune.sft_training import SftRecipe, run_sft
+from finetune.str_training import StrRecipe, run_str
+
+# (model, tokenizer) -> numbers; both as `load_starting_model` gives them.
+Extra = Callable[[Any, Any], dict[str, Any]]
+
+
+def say(line: str) -> None:
+    """One line at once, into a pipe too."""
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+
+def align(settings: Settings, epochs: float) -> Path:
+    """The base model, taught to refuse by `recipes/finetune_alignment.yaml`; its result folder, whole model included."""
+    output = settings.output / "aligned"
+    overrides = [
+        *settings.common(output), f"model={settings.base}", f"epochs={epochs}", "save_steps=20",
+        f"data.0.path={OWN_TEXTS / 'refusal_dialogues.jsonl'}", f"data.1.path={OWN_TEXTS / 'harmless_dialogues.jsonl'}",
+        *settings.overrides,
+    ]  # fmt: skip
+    run_sft(load_recipe(RECIPES / "finetune_alignment.yaml", SftRecipe, overrides), report=say)
+    return output
+
+
+def tune(settings: Settings, arm: Arm, start: Path, rows: int, epochs: float, rate: float) -> dict[str, Any] | None:
+    """Benign tuning of the model in `start`; the content of its finetune.json, None where it diverged.
+
+    Rows are drawn by the arm's seed, so that arms of one seed learn the same rows in the same order.
+    """
+    output = settings.output / "tuned" / arm.name
+    if (output / "diverged.json").is_file():
+        return None
+    overrides = [
+        *settings.common(output), f"model={start}", f"seed={arm.seed}", f"data.0.rows={rows}", f"epochs={epochs}",
+        f"lr={arm.rate or rate}", "evaluation_rows=0", "max_length=160", "merge=false", "save_steps=20",
+    ]  # fmt: skip
+    try:
+        if arm.kind == "plain":
+            recipe = load_recipe(
+                RECIPES / "finetune_benign_arithmetic.yaml", SftRecipe, [*overrides, *settings.overrides]
+            )
+            return run_sft(recipe, report=say)
+        # Kept once for all weights and rates of a seed.
+        cache = settings.output / "references" / f"{arm.kind}-{rows}-seed{arm.seed}"
+        control = str(arm.kind == "random").lower()
+        overrides += [
+            f"penalty.weight={arm.weight}",
+            f"penalty.tokens.random_control={control}",
+            f"penalty.cache={cache}",
+        ]
+        return run_str(
+            load_recipe(RECIPES / "finetune_str.yaml", StrRecipe, [*overrides, *settings.overrides]), report=say
+        )
+    except DivergenceError as error:
+        write_json(output / "diverged.json", {"error": str(error)})
+        return None
+
+
+def measure(
+    settings: Settings,
+    name: str,
+    result: Path,
+    suites: Sequence[Path],
+    problems: Path | None,
+    extra: Extra | None = None,
+) -> dict[str, Any]:
+    """Asks the model in a result folder the prompts of `suites` (their descriptions), judged by refusal phrases, and reads
+    its loss on held-out `problems`: `{"items": [{suite, group, id, refused}], "benign_loss", "seconds", ...}`."""
+    from finetune.loading import load_starting_model
+
+    folder = settings.output / "measured" / name
+    texts = [path.with_suffix(".jsonl") for path in suites] + ([problems] if problems else [])
+    identity = {"prompts_sha256": files_sha256(texts), "new_tokens": settings.new_tokens, "of": result.name}
+    kept = folder / "measures.json"
+    if kept.is_file():
+        found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        if found["identity"] == identity:
+            return found
+    say(f"measuring {name}")
+    began = time.monotonic()
+    start = load_starting_model(str(result))
+    numbers: dict[str, Any] = {}
+    if problems is not None:
+        numbers["benign_loss"] = benign_loss(start.model, start.tokenizer, problems, settings.threads)
+    if extra is not None:
+        numbers |= extra(start.model, start.tokenizer)
+    items: list[dict[str, Any]] = []
+    if suites:
+        whole = folder / "model"
+        start.model.save_pretrained(whole)
+        start.tokenizer.save_pretrained(whole)
+        del start
+        items = _answers(settings, folder, whole, suites)
+        shutil.rmtree(whole)
+    found = {"identity": identity, "items": items, **numbers, "seconds": round(time.monotonic() - began, 1)}
+    write_json(kept, found)
+    return found
+
+
+def benign_loss(model: Any, tokenizer: Any, problems: Path, threads: int) -> float:
+    """Mean cross-entropy of the answers in nats a token."""
+    from classifiers.loading import fixed_threads
+    from finetune.chat_data import read_chats, tokenise_chats
+    from finetune.trainer import mean_cross_entropy
+    from finetune.training import batches
+
+    rows = tokenise_chats(read_chats(problems), tokenizer, 512, "cut")
+    with fixed_threads(threads):
+        return mean_cross_entropy(model, batches(rows, tokenizer, 10, model.device))
+
+
+def _answers(settings: Settings, folder: Path, model: Path, suites: Sequence[Path]) -> list[dict[str, Any]]:
+    recipe = EvaluationRecipe(
+        model=str(model),
+        suites=tuple(map(str, suites)),
+        generation=GenerationSettings(max_new_tokens=settings.new_tokens, threads=settings.threads),
+    )
+    evaluate(recipe, folder)
+    lines = (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()
+    return [
+        {
+            "suite": item["suite"], "group": item["category"], "id": item["id"],
+            "refused": int(item["verdicts"]["refusal_strings"]["label"] == "refused"),
+        }
+        for item in map(json.loads, lines)
+    ]  # fmt: skip
