@@ -34,7 +34,7 @@ def write_prompts(settings: Settings) -> Path:
     folder = settings.output / "prompts"
     suites = {name: _harmful(load_suite(name, settings.suites).prompts) for name in settings.suite_names}
     every = [(name, prompt) for name, prompts in suites.items() for prompt in prompts]
-    _write_lines(folder / "suites.jsonl", _distinct({"prompt": p.text, "group": name} for name, p in every))
+    write_lines(folder / "suites.jsonl", _distinct({"prompt": p.text, "group": name} for name, p in every))
     part = max(1, settings.prompts // len(suites))
     drawn = [(name, prompt) for name, prompts in suites.items() for prompt in _drawn(prompts, part)]
     _write_suite(folder, HARMFUL, "harmful", _distinct({"prompt": p.text, "group": name} for name, p in drawn))
@@ -48,7 +48,7 @@ def check_training_texts(folder: Path) -> None:
     """Raises FinetuneDataError where a text that is trained on, or that a direction is found with, overlaps a prompt that is
     asked, or any prompt of the suites."""
     sets = [
-        (name, [Prompt(row["id"], row["messages"][0]["content"]) for row in _rows(name)])
+        (name, [Prompt(row["id"], row["messages"][0]["content"]) for row in drawn_rows(OWN_TEXTS / f"{name}.jsonl")])
         for name in ("refusal_dialogues", "harmless_dialogues")
     ]
     sets += [(name, read_prompts(OWN_TEXTS / f"{name}.jsonl")) for name in ("direction_requests", "direction_harmless")]
@@ -66,7 +66,7 @@ def write_problems(folder: Path, rows: int, seeds: Sequence[int]) -> Path:
     problems = arithmetic_problems(2 * HELD_OUT_PROBLEMS, PROBLEM_SEED)
     kept = [chat for chat in problems if _question(chat) not in trained][:HELD_OUT_PROBLEMS]
     path = folder / "arithmetic.jsonl"
-    _write_lines(path, ({"id": chat.id, "messages": list(chat.messages)} for chat in kept))
+    write_lines(path, ({"id": chat.id, "messages": list(chat.messages)} for chat in kept))
     return path
 
 
@@ -92,13 +92,15 @@ def _drawn(prompts: Sequence[SuitePrompt], count: int) -> list[SuitePrompt]:
     return sorted(prompts, key=lambda prompt: draws[prompt.id])[:count]
 
 
+def drawn_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of ours in the order of the draws of their ids."""
+    rows = [row for _, row in read_json_lines(path)]
+    return sorted(rows, key=lambda row: float(keyed_uniforms(DRAW_SEED, "comparison", row["id"], 1)[0]))
+
+
 def _own(name: str, count: int) -> list[dict[str, Any]]:
-    rows = sorted(_rows(name), key=lambda row: float(keyed_uniforms(DRAW_SEED, "comparison", row["id"], 1)[0]))
-    return [{"prompt": row["messages"][0]["content"], "group": name} for row in rows[:count]]
-
-
-def _rows(name: str) -> list[dict[str, Any]]:
-    return [row for _, row in read_json_lines(OWN_TEXTS / f"{name}.jsonl")]
+    rows = drawn_rows(OWN_TEXTS / f"{name}.jsonl")[:count]
+    return [{"prompt": row["messages"][0]["content"], "group": name} for row in rows]
 
 
 def _distinct(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -107,7 +109,7 @@ def _distinct(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _write_suite(folder: Path, name: str, kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    _write_lines(folder / f"{name}.jsonl", rows)
+    write_lines(folder / f"{name}.jsonl", rows)
     description = {
         "name": name, "title": name, "kind": kind, "source": "drawn for this comparison", "licence": "of the suites",
         "file": {"name": f"{name}.jsonl", "columns": {"prompt": "prompt", "category": "group"}},
@@ -115,5 +117,6 @@ def _write_suite(folder: Path, name: str, kind: str, rows: Sequence[Mapping[str,
     write_text(folder / f"{name}.yaml", yaml.safe_dump(description))
 
 
-def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """JSON lines, whole or not at all."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -184,4 +184,6 @@ def _student_and_teacher(
 
 
 def _sha256(encoded: dict[str, list[tuple[int, ...]]]) -> str:
-    return hashlib.sha256(json.dumps(encoded, sort_keys=True).encode()).hexdigest()
+    """Of the prompts of each set, whatever their order: runs of other seeds may share a direction."""
+    ordered = {name: sorted(rows) for name, rows in encoded.items()}
+    return hashlib.sha256(json.dumps(ordered, sort_keys=True).encode()).hexdigest()

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.finetune_comparison import prompts as chosen
 from benchmarks.finetune_comparison.__main__ import main
 from benchmarks.finetune_comparison.erosion import _pairs
-from benchmarks.finetune_comparison.settings import Settings
+from benchmarks.finetune_comparison.settings import OWN_TEXTS, Settings
 from benchmarks.finetune_comparison.tables import gradient_spike, refusal_difference, refusal_share
 from finetune.errors import FinetuneDataError
 from rephrasers.embedded_writer import embedded_writer_folder
@@ -68,7 +68,7 @@ def test_the_command_leaves_a_table_and_goes_on(tiny, tmp_path, capsys):
 def test_an_evaluation_prompt_in_the_training_texts_stops_everything(tmp_path, monkeypatch, tiny, capsys):
     settings = Settings(tmp_path, None, ("own",), prompts=6, harmless=4)
     folder = chosen.write_prompts(settings)
-    trained = chosen._rows("refusal_dialogues")[7]
+    trained = chosen.drawn_rows(OWN_TEXTS / "refusal_dialogues.jsonl")[7]
     line = json.dumps({"prompt": trained["messages"][0]["content"]})
     with (folder / "suites.jsonl").open("a") as file:
         file.write(line + "\n")
