@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(required=True)
     _add_erosion(commands)
     _add_steering(commands)
+    _add_modes(commands)
     return whole
 
 
@@ -61,7 +62,12 @@ def _command(
     command.add_argument("--harmless", type=int, default=104, help="held-out harmless prompts, at most")
     command.add_argument("--new-tokens", type=int, default=32, help="of an answer")
     command.add_argument("--threads", type=int, default=2)
-    command.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the training's computations")
+    command.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="bf16",
+        help="of the training's computations; weights stay fp32",
+    )
     command.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
                          help="a key of every training recipe; repeatable")  # fmt: skip
     return command
@@ -69,10 +75,11 @@ def _command(
 
 def _add_erosion(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = _command(commands, "erosion", "benign tuning: plain against Safety Token Regularization")
-    command.add_argument("--rows", type=int, default=600, help="arithmetic problems of a tuning")
+    command.add_argument("--rows", type=int, default=320, help="arithmetic problems of a tuning")
     command.add_argument("--epochs", type=float, default=1.0)
     command.add_argument("--align-epochs", type=float, default=2.0)
-    command.add_argument("--lr", type=float, default=2e-4, help="of benign tuning")
+    command.add_argument("--align-lr", type=float, default=5e-4)
+    command.add_argument("--lr", type=float, default=5e-4, help="of benign tuning")
     command.add_argument("--weights", type=float, nargs="+", default=[0.1], help="of the penalty")
     command.add_argument("--rates", type=float, nargs="*", default=[], help="sweep: learning rates, plain and STR")
     command.set_defaults(compare=_erosion)
@@ -81,7 +88,9 @@ def _add_erosion(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _erosion(settings: Settings, given: argparse.Namespace) -> str:
     from benchmarks.finetune_comparison.erosion import compare_erosion
 
-    return compare_erosion(settings, given.rows, given.epochs, given.align_epochs, given.lr, given.weights, given.rates)
+    return compare_erosion(
+        settings, given.rows, given.epochs, given.align_epochs, given.align_lr, given.lr, given.weights, given.rates
+    )
 
 
 def _add_steering(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -98,7 +107,7 @@ def _add_steering(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     command.add_argument("--steer-answer-tokens", type=int, default=Sizes().answer_tokens, help="of a sampled answer")
     command.add_argument("--epochs", type=float, default=Sizes().epochs)
     command.add_argument("--lr", type=float, default=Sizes().rate)
-    command.set_defaults(compare=_steering)
+    command.set_defaults(compare=_steering, prompts=120, harmless=80)
 
 
 def _steering(settings: Settings, given: argparse.Namespace) -> str:
@@ -109,6 +118,25 @@ def _steering(settings: Settings, given: argparse.Namespace) -> str:
         given.epochs, given.steer_answer_tokens, given.lr,
     )  # fmt: skip
     return compare_steering(settings, given.start.resolve(), given.texts.resolve(), sizes)
+
+
+def _add_modes(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "modes", "magic tokens: co-trained, untuned, and with shuffled tokens")
+    command.add_argument(
+        "--start", type=Path, default=Path("runs/erosion/aligned"), help="the model that is co-trained"
+    )
+    command.add_argument("--rows", type=Path, help="distilled rows; none: our own texts")
+    command.add_argument("--train-prompts", type=int, default=80, help="of our own texts")
+    command.add_argument("--epochs", type=int, default=2)
+    command.add_argument("--lr", type=float, default=3e-4)
+    command.set_defaults(compare=_modes, prompts=60)
+
+
+def _modes(settings: Settings, given: argparse.Namespace) -> str:
+    from benchmarks.finetune_comparison.modes import compare_modes
+
+    rows = given.rows.resolve() if given.rows else None
+    return compare_modes(settings, given.start.resolve(), rows, given.train_prompts, given.epochs, given.lr)
 
 
 if __name__ == "__main__":

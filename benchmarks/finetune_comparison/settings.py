@@ -26,7 +26,7 @@ class Settings:
     harmless: int = 104
     new_tokens: int = 32
     threads: int = 2
-    precision: str = "fp32"
+    precision: str = "bf16"
     overrides: tuple[str, ...] = ()
 
     def common(self, output: Path) -> list[str]:

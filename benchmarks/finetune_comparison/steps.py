@@ -28,12 +28,12 @@ def say(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
 
-def align(settings: Settings, epochs: float) -> Path:
+def align(settings: Settings, epochs: float, rate: float) -> Path:
     """The base model, taught to refuse by `recipes/finetune_alignment.yaml`; its result folder, whole model included."""
     output = settings.output / "aligned"
     overrides = [
-        *settings.common(output), f"model={settings.base}", f"epochs={epochs}", "save_steps=20",
-        f"data.0.path={OWN_TEXTS / 'refusal_dialogues.jsonl'}", f"data.1.path={OWN_TEXTS / 'harmless_dialogues.jsonl'}",
+        *settings.common(output), f"model={settings.base}", f"epochs={epochs}", f"lr={rate}",
+        "save_steps=20", f"data.0.path={OWN_TEXTS / 'refusal_dialogues.jsonl'}", f"data.1.path={OWN_TEXTS / 'harmless_dialogues.jsonl'}",
         *settings.overrides,
     ]  # fmt: skip
     run_sft(load_recipe(RECIPES / "finetune_alignment.yaml", SftRecipe, overrides), report=say)
@@ -50,7 +50,8 @@ def tune(settings: Settings, arm: Arm, start: Path, rows: int, epochs: float, ra
         return None
     overrides = [
         *settings.common(output), f"model={start}", f"seed={arm.seed}", f"data.0.rows={rows}", f"epochs={epochs}",
-        f"lr={arm.rate or rate}", "evaluation_rows=0", "max_length=160", "merge=false", "save_steps=20",
+        f"lr={arm.rate or rate}", "evaluation_rows=0", "max_length=160", "batch_size=8", "micro_batch_size=8",
+        "merge=false", "save_steps=20",
     ]  # fmt: skip
     try:
         if arm.kind == "plain":

@@ -1,0 +1,71 @@
+"""The whole comparison of modes on a tiny model: its table, the secrecy of tokens, and how our texts become rows."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.finetune_comparison.__main__ import main
+from benchmarks.finetune_comparison.modes import margin_difference, split_refusal, write_own_rows
+from finetune.magic_tokens import MagicTokens
+from finetune.magic_tokens.rows_file import read_rows
+from tests.finetune.tiny_llama import save_tiny_llama
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_tiny_llama(tmp_path_factory.mktemp("modes"), max_position_embeddings=1024)
+
+
+def command(tiny, output, *more):
+    return main([
+        "modes", "--suite-names", "own", "--output", str(output), "--start", str(tiny), "--prompts", "6", "--harmless", "3",
+        "--new-tokens", "3", "--threads", "1", "--train-prompts", "6", "--epochs", "1", "--set", "max_length=900",
+        "--set", "lora.rank=2", *more,
+    ])  # fmt: skip
+
+
+def test_the_command_leaves_a_table_and_no_token(tiny, tmp_path, capsys):
+    assert command(tiny, tmp_path) == 0
+    said = capsys.readouterr()
+    numbers = json.loads((tmp_path / "results.json").read_text())
+    assert {name: len(found) for name, found in numbers["margin_by_seed"].items()} == {
+        "co-trained": 2, "shuffled tokens": 1, "untuned": 1,
+    }  # fmt: skip
+    for name, counts in numbers["counts"].items():
+        assert set(counts) == {"neg", "rej", "pos", "none", "wrong"}
+        assert {sum(counts[asked].values()) for asked in ("pos", "rej", "none", "wrong")} == {
+            12 if name == "co-trained" else 6
+        }
+    assert set(numbers["margin_differences"]) == {"co-trained - untuned", "shuffled tokens - untuned"}
+    table = (tmp_path / "results.md").read_text()
+    assert table in said.out and "our own answers cut in two" in table and (tmp_path / "results.png").is_file()
+    secrets = MagicTokens.load(tmp_path / "secrets" / "tokens.json")
+    everything = said.out + said.err
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path.parent.name != "secrets":
+            everything += path.read_bytes().decode("latin-1")
+    assert not secrets.are_in(everything)
+    assert command(tiny, tmp_path) == 0 and (tmp_path / "results.md").read_text() == table
+
+
+def test_a_start_that_is_not_there_is_named(tiny, tmp_path, capsys):
+    assert command(tiny, tmp_path, "--start", str(tmp_path / "none")) == 1
+    assert "holds no model: run" in capsys.readouterr().err
+
+
+def test_our_refusals_are_cut_in_two(tmp_path):
+    cut = split_refusal("I can't help with that. Call a lawyer! She knows.")
+    assert cut == {"positive": "Call a lawyer! She knows.", "rejective": "I can't help with that."}
+    assert split_refusal("I can't help with that.") is None and split_refusal("Well. I can't help with that.") is None
+    assert split_refusal("I can't help with that. I'm sorry, I can't.") is None
+    rows = read_rows(write_own_rows(tmp_path / "rows.jsonl", 300))
+    assert [row.kind for row in rows].count("risk") == 300 and [row.kind for row in rows].count("benign") == 75
+    assert json.loads((tmp_path / "rows.facts.json").read_text())["usable"] >= 300
+
+
+def test_the_margins_difference_is_that_of_the_seeds_mean():
+    untuned = [{"silhouettes": [0.0, 0.1, 0.2]}]
+    tuned = [{"silhouettes": [0.4, 0.5, 0.6]}, {"silhouettes": [0.6, 0.7, 0.8]}]
+    found = margin_difference(untuned, tuned)
+    assert np.allclose([found.difference, found.low, found.high], 0.5) and found.n == 3
