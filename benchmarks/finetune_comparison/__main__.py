@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.finetune_comparison.settings import OWN_TEXTS, SUITES, Settings
+from benchmarks.finetune_comparison.settings import OWN_TEXTS, SUITES, Settings, SteeringSizes
 from classifiers.errors import SafetroveError
 
 
@@ -94,8 +94,6 @@ def _erosion(settings: Settings, given: argparse.Namespace) -> str:
 
 
 def _add_steering(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    from benchmarks.finetune_comparison.steering import Sizes
-
     command = _command(commands, "steering", "an eroded model: SafeSteer against whole-vocabulary distillation")
     command.add_argument("--start", type=Path, default=Path("runs/erosion/tuned/plain-seed1"), help="the eroded model")
     command.add_argument("--texts", type=Path, default=OWN_TEXTS, help="folder with direction_*.jsonl")
@@ -103,17 +101,19 @@ def _add_steering(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         ("prompts", "harmful prompts that are trained on"), ("direction", "prompts of either kind for the direction"),
         ("validation", "others, to choose it with"), ("samples", "answers to a prompt"), ("batch", "answers of an update"),
     ):  # fmt: skip
-        command.add_argument(f"--steer-{name}", type=int, default=getattr(Sizes(), name), help=text)
-    command.add_argument("--steer-answer-tokens", type=int, default=Sizes().answer_tokens, help="of a sampled answer")
-    command.add_argument("--epochs", type=float, default=Sizes().epochs)
-    command.add_argument("--lr", type=float, default=Sizes().rate)
+        command.add_argument(f"--steer-{name}", type=int, default=getattr(SteeringSizes(), name), help=text)
+    command.add_argument(
+        "--steer-answer-tokens", type=int, default=SteeringSizes().answer_tokens, help="of a sampled answer"
+    )
+    command.add_argument("--epochs", type=float, default=SteeringSizes().epochs)
+    command.add_argument("--lr", type=float, default=SteeringSizes().rate)
     command.set_defaults(compare=_steering, prompts=120, harmless=80)
 
 
 def _steering(settings: Settings, given: argparse.Namespace) -> str:
-    from benchmarks.finetune_comparison.steering import Sizes, compare_steering
+    from benchmarks.finetune_comparison.steering import compare_steering
 
-    sizes = Sizes(
+    sizes = SteeringSizes(
         given.steer_prompts, given.steer_direction, given.steer_validation, given.steer_samples, given.steer_batch,
         given.epochs, given.steer_answer_tokens, given.lr,
     )  # fmt: skip

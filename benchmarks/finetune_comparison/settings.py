@@ -54,3 +54,22 @@ class Arm:
     def name(self) -> str:
         """Of its folder."""
         return f"{self.label}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class SteeringSizes:
+    """Prompts of training and of the direction (train and validation, of either kind); answers of an update and to a prompt."""
+
+    prompts: int = 48
+    direction: int = 40
+    validation: int = 10
+    samples: int = 4
+    batch: int = 8
+    epochs: float = 1.0
+    answer_tokens: int = 24
+    rate: float = 3e-4
+
+    @property
+    def harmful(self) -> int:
+        """Harmful prompts that are used at all."""
+        return self.prompts + self.direction + self.validation

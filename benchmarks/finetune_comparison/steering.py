@@ -8,7 +8,6 @@ import json
 import shutil
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +20,7 @@ from benchmarks.finetune_comparison.prompts import (
     write_lines,
     write_prompts,
 )
-from benchmarks.finetune_comparison.settings import RECIPES, Settings
+from benchmarks.finetune_comparison.settings import RECIPES, Settings, SteeringSizes
 from benchmarks.finetune_comparison.steps import measure, say
 from benchmarks.finetune_comparison.tables import (
     draw_shares,
@@ -53,26 +52,7 @@ Refusals are told by phrases ({tokens} new tokens, greedy). {harmful} harmful pr
 """
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Prompts of training and of the direction (train and validation, of either kind); answers of an update and to a prompt."""
-
-    prompts: int = 48
-    direction: int = 40
-    validation: int = 10
-    samples: int = 4
-    batch: int = 8
-    epochs: float = 1.0
-    answer_tokens: int = 24
-    rate: float = 3e-4
-
-    @property
-    def harmful(self) -> int:
-        """Harmful prompts that are used at all."""
-        return self.prompts + self.direction + self.validation
-
-
-def compare_steering(settings: Settings, start: Path, texts: Path, sizes: Sizes) -> str:
+def compare_steering(settings: Settings, start: Path, texts: Path, sizes: SteeringSizes) -> str:
     """The comparison from the model in `start` into `settings.output`; the table. `texts`: folder with
     direction_requests.jsonl and direction_harmless.jsonl. Raises DataError for a start that is not there or too many prompts,
     and what the runs raise."""
@@ -106,7 +86,7 @@ def compare_steering(settings: Settings, start: Path, texts: Path, sizes: Sizes)
     return text
 
 
-def _write_sets(folder: Path, texts: Path, sizes: Sizes) -> dict[str, Path]:
+def _write_sets(folder: Path, texts: Path, sizes: SteeringSizes) -> dict[str, Path]:
     """Disjoint draws as the recipe's five files."""
     counts = {
         "requests": {
@@ -135,7 +115,7 @@ def _train(
     start: Path,
     prompts: Path,
     sets: dict[str, Path],
-    sizes: Sizes,
+    sizes: SteeringSizes,
     loss: str,
     seed: int,
 ) -> dict[str, Any]:
@@ -202,7 +182,7 @@ def _report(
     settings: Settings,
     measured: dict[str, list[dict[str, Any]]],
     trained: dict[str, list[dict[str, Any]]],
-    sizes: Sizes,
+    sizes: SteeringSizes,
 ) -> tuple[dict[str, Any], str]:
     rows, arms = [], {}
     for name, runs in measured.items():
