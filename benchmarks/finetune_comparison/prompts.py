@@ -32,12 +32,18 @@ def write_prompts(settings: Settings) -> Path:
     """Writes the files above; their folder. Raises DataError for missing suites, FinetuneDataError where a prompt of an
     evaluation stands in one of our training texts."""
     folder = settings.output / "prompts"
-    suites = {name: _harmful(load_suite(name, settings.suites).prompts) for name in settings.suite_names}
+    suites: dict[str, list[SuitePrompt]] = {}
+    # Suites share prompts: the first one keeps them.
+    seen: set[str] = set()
+    for name in settings.suite_names:
+        prompts = _harmful(load_suite(name, settings.suites).prompts)
+        suites[name] = list({prompt.text: prompt for prompt in prompts if prompt.text not in seen}.values())
+        seen |= {prompt.text for prompt in prompts}
     every = [(name, prompt) for name, prompts in suites.items() for prompt in prompts]
-    write_lines(folder / "suites.jsonl", _distinct({"prompt": p.text, "group": name} for name, p in every))
+    write_lines(folder / "suites.jsonl", [{"prompt": p.text, "group": name} for name, p in every])
     part = max(1, settings.prompts // len(suites))
     drawn = [(name, prompt) for name, prompts in suites.items() for prompt in _drawn(prompts, part)]
-    _write_suite(folder, HARMFUL, "harmful", _distinct({"prompt": p.text, "group": name} for name, p in drawn))
+    _write_suite(folder, HARMFUL, "harmful", [{"prompt": p.text, "group": name} for name, p in drawn])
     _write_suite(folder, REQUESTS, "harmful", _own("held_out_requests", settings.prompts))
     _write_suite(folder, HARMLESS, "benign", _own("held_out_harmless", settings.harmless))
     check_training_texts(folder)
@@ -101,11 +107,6 @@ def drawn_rows(path: Path) -> list[dict[str, Any]]:
 def _own(name: str, count: int) -> list[dict[str, Any]]:
     rows = drawn_rows(OWN_TEXTS / f"{name}.jsonl")[:count]
     return [{"prompt": row["messages"][0]["content"], "group": name} for row in rows]
-
-
-def _distinct(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The suites share prompts: the first of equal ones stays."""
-    return list({row["prompt"]: row for row in reversed(list(rows))}.values())[::-1]
 
 
 def _write_suite(folder: Path, name: str, kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
