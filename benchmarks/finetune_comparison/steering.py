@@ -224,8 +224,8 @@ def _differences(measured: dict[str, list[dict[str, Any]]]) -> dict[str, PairedT
         for one, other in ((STEERED, START), (FULL, START), (STEERED, FULL))
     }
     for kind in KINDS:
-        both = [_distances(measured[name], kind) for name in (FULL, STEERED)]
-        found[f"KL on {kind}s, {STEERED} - {FULL}"] = paired_test(*both)
+        full, steered = (_distances(measured[name], kind) for name in (FULL, STEERED))
+        found[f"KL on {kind}s, {STEERED} - {FULL}"] = paired_test(full, steered)
     return found
 
 
