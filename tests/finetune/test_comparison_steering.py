@@ -38,17 +38,19 @@ def test_the_command_leaves_a_table(place, tmp_path, capsys):
     assert list(numbers["arms"]) == ["start", "safesteer", "full vocabulary"] and numbers["harmful_prompts"] == 11
     for arm in ("safesteer", "full vocabulary"):
         found = numbers["arms"][arm]
-        assert found["harmful"]["n"] == 8 and found["kl_prompt"]["n"] == 3 and found["kl_prompt"]["value"] > 0
+        assert found["harmful"]["n"] == 8 and found["kl_prompt"]["n"] == 3, found
+        # the planted model refuses whatever it is steered with: SafeSteer finds nothing to do, and leaves it alone
+        assert (found["kl_prompt"]["value"] == 0.0) == (arm == "safesteer")
     assert numbers["arms"]["start"]["kl_answer"] is None and len(numbers["differences"]) == 5
     table = (tmp_path / "results.md").read_text()
     assert table in capsys.readouterr().out and (tmp_path / "results.png").is_file()
-    # one direction for all runs, whatever their seed and loss; other answers
+    # one direction for all runs, whatever their seed and loss
     facts = {(path / "steering.json").read_bytes() for path in (tmp_path / "steered").iterdir()}
     assert len(facts) == 1 and json.loads(facts.pop())["tokens"][0]["id"] == REFUSE
     losses = [
         json.loads(path.read_text())["log"][0]["loss"] for path in sorted(tmp_path.glob("steered/*/finetune.json"))
     ]
-    assert len(set(losses)) == 4
+    assert losses[:2] != [0.0, 0.0] and losses[2:] == [0.0, 0.0]
     assert command(place, tmp_path) == 0 and (tmp_path / "results.md").read_text() == table
 
 
