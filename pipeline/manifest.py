@@ -75,14 +75,16 @@ class Manifest:
         value = asdict(self)
         value["rows"] = self.rows.to_json()
         value["identity_sha256"] = self.identity_sha256
-        write_json(path, value)
+        write_json(path, {**value, "manifest_sha256": json_sha256(value)})
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
-        """Raises DataError where the file is not a manifest or was edited (its identity hash no longer fits)."""
+        """Raises DataError where the file is not a manifest or was edited (its hash no longer fits)."""
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
-            recorded = value.pop("identity_sha256")
+            recorded = value.pop("manifest_sha256")
+            found = json_sha256(value)
+            del value["identity_sha256"]
             value["rows"] = Rows.from_json(value["rows"])
             for files in ("outputs", "raw_files"):
                 value[files] = {name: OutputFile(**entry) for name, entry in value[files].items()}
@@ -91,10 +93,8 @@ class Manifest:
             raise DataError(
                 f"{path}: not a manifest of this version ({error!r}); remove it to redo the shard"
             ) from error
-        if recorded != manifest.identity_sha256:
-            raise DataError(
-                f"{path}: the manifest was edited (its identity hash does not fit); remove it to redo the shard"
-            )
+        if recorded != found:
+            raise DataError(f"{path}: the manifest was edited (its hash does not fit); remove it to redo the shard")
         return manifest
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from pipeline.ingest.compressed_files import unpacked
 from pipeline.ingest.input_files import InputFile
 from pipeline.ingest.read_records import ReadRecords
 from pipeline.recipe import Recipe, Source
@@ -56,13 +57,12 @@ class ReadPart(ReadRecords):
     _parquet_rows: int | None = None
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        name = None if self.file.format in ("warc", "parquet") else fsspec.utils.infer_compression(self.file.uri)
         with fsspec.open(self.file.uri, "rb") as raw:
             self._raw = raw
             if self.file.format == "parquet":
                 yield from self._parquet(raw)
                 return
-            file = raw if name is None else fsspec.compression.compr[name](raw, mode="rb")
+            file = unpacked(raw, self.file.uri) if self.file.format == "jsonl" else raw
             yield from {"warc": self._warc, "jsonl": self._jsonl}[self.file.format](file)
 
     def bytes_read(self, size: int) -> float:

@@ -1,5 +1,6 @@
 """Run a recipe: check what is finished, refuse what does not fit, do the rest stage by stage."""
 
+import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, Protocol
 import yaml
 
 from classifiers.errors import DataError, IdentityError
-from pipeline.atomic_files import TEMPORARY_SUFFIX, write_text
+from pipeline.atomic_files import TEMPORARY_SUFFIX, temporary_path, write_text
 from pipeline.executors.local import Job, run_local
 from pipeline.ingest.input_files import freeze_input_files, input_files
 from pipeline.ledger import check_ledger
@@ -76,8 +77,9 @@ def execute(
         freeze_input_files(files, run)
         observer.plan(states)
         result = RunResult(run)
-        if any(state.shards(PENDING, STALE, FAILED) for state in states if state.stage.name in chosen):
-            _remove_leftovers(run)
+        to_do = any(state.shards(PENDING, STALE, FAILED) for state in states if state.stage.name in chosen)
+        if to_do or not stage_names:
+            _remove_leftovers(run, states)
         for position, stage in enumerate(stages):
             if stage.name not in chosen:
                 continue
@@ -131,7 +133,9 @@ def _jobs(stage: Stage, todo: list[int], states: list[StageState]) -> list[Job]:
 def _check_frozen(run: RunFolder, recipe: Recipe, force_stale: bool) -> None:
     """A run keeps its first recipe, but for what does not change its output."""
     if not run.recipe.is_file():
-        if run.root.is_dir() and any(p.name != ".lock" for p in run.root.iterdir()):
+        # what a first command leaves that was killed before the recipe had its name
+        ours = {".lock", temporary_path(run.recipe).name}
+        if run.root.is_dir() and any(p.name not in ours for p in run.root.iterdir()):
             raise DataError(f"{run.root}: the folder is not empty and no run of ours; give another --output")
         return
     old, new = (output_part(r.model_dump(mode="json")) for r in (load_frozen_recipe(run), recipe))
@@ -148,7 +152,15 @@ def _check_frozen(run: RunFolder, recipe: Recipe, force_stale: bool) -> None:
         )
 
 
-def _remove_leftovers(run: RunFolder) -> None:
-    """Temporary files of killed tasks; the lock says that nobody else is writing."""
+def _remove_leftovers(run: RunFolder, states: list[StageState]) -> None:
+    """What killed tasks left; the lock says that nobody else is writing.
+
+    Temporary files; and of shards that are done, whose task was killed behind its manifest, the record of a failure and
+    the work folder. Work folders of other shards hold answers that are not asked for again.
+    """
     for path in run.root.rglob(f"*{TEMPORARY_SUFFIX}"):
         path.unlink(missing_ok=True)
+    for state in states:
+        for shard in state.shards(DONE):
+            run.failure(state.stage.name, shard).unlink(missing_ok=True)
+            shutil.rmtree(run.work(state.stage.name, shard), ignore_errors=True)

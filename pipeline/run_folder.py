@@ -1,5 +1,6 @@
 """Where everything lies in a run folder (design, section 3). One place for all names."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from classifiers.errors import DataError
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,13 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process; a second command on the same folder is refused with the holder's pid."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        """Hold the run for this process; a second command on the same folder is refused with the holder's pid.
+
+        Raises DataError also where the folder cannot be written, now or while it is held.
+        """
+        with self._writable():
+            self.root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,8 +66,21 @@ class RunFolder:
                 raise DataError(
                     f"{self.root}: another command (process {holder}) is working on this run; wait for it or stop it"
                 ) from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            yield
+            with self._writable():
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+                yield
         finally:
             os.close(descriptor)
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
+            raise DataError(
+                f"{error.filename or self.root}: cannot be written ({error.strerror}). Free space under {self.root}, raise "
+                "the quota or mend its permissions, then give the same command again: what is finished stays"
+            ) from error

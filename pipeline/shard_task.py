@@ -1,5 +1,6 @@
 """One shard of one stage while it is being worked on: temporary outputs, ledger, quarantine, then the commit."""
 
+import contextlib
 import json
 import shutil
 import time
@@ -8,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from loguru import logger
 
 from classifiers.errors import DataError, SafetroveError
 from pipeline.atomic_files import publish_file, temporary_path, write_json
@@ -127,6 +130,9 @@ class ShardTask:
                 f"stage {self.stage}, shard {self.shard}: the ledger is broken: {rows.to_json()} leaves "
                 f"{rows.missing()} rows unaccounted for; nothing of this shard was published"
             )
+        # A shard that is done again loses its old manifest first: killed between here and the new one, it is simply not
+        # done, where the old manifest beside a new file would read as a file that was edited.
+        self.run.manifest(self.stage, self.shard).unlink(missing_ok=True)
         for final in self._outputs:
             publish_file(final)
         outputs = {self.run.relative(final): OutputFile.of(final, n) for final, n in sorted(self._outputs.items())}
@@ -149,18 +155,28 @@ class ShardTask:
 
     def abandon(self, error: BaseException) -> None:
         """Remove what is half written and leave a record of the failure for `status` and `rerun --failed`."""
-        if self._quarantine_file is not None:
-            self._quarantine_file.close()
+        # On a full or read-only disk these fail for the reason that is being told already; the next run cleans up.
+        with contextlib.suppress(OSError):
+            if self._quarantine_file is not None:
+                self._quarantine_file.close()
         for final in self._outputs:
-            temporary_path(final).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary_path(final).unlink(missing_ok=True)
         write_failure(self.run, self.stage, self.shard, error)
 
 
 def write_failure(run: RunFolder, stage: str, shard: int, error: BaseException) -> None:
-    """Record why a shard failed. User errors keep their message; others keep the place where they were raised."""
+    """Record why a shard failed. User errors keep their message; others keep the place where they were raised.
+
+    Where the disk takes no record either, the log says so, and `status` shows the shard as not done instead of failed.
+    """
     message = str(error) if isinstance(error, SafetroveError) else f"{type(error).__name__}: {error}"
     place = "" if isinstance(error, SafetroveError) else "".join(traceback.format_tb(error.__traceback__)[-3:])
-    write_json(run.failure(stage, shard), {"stage": stage, "shard": shard, "error": message[:2000], "place": place})
+    record = {"stage": stage, "shard": shard, "error": message[:2000], "place": place}
+    try:
+        write_json(run.failure(stage, shard), record)
+    except OSError as unwritable:
+        logger.warning(f"stage {stage}, shard {shard}: no record of its failure can be written: {unwritable}")
 
 
 def read_failure(run: RunFolder, stage: str, shard: int) -> str:

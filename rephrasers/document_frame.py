@@ -20,8 +20,10 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b\u200e\u200f"
     "\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e01ef]"
 )
-# Several scripts and emoji need these between their own characters; beside plain ones they only hide.
-_JOINERS = re.compile("(?<=[ -~])[\u034f\u200c\u200d\ufe00-\ufe0f]+|[\u034f\u200c\u200d\ufe00-\ufe0f]+(?=[ -~])")
+# Several scripts and emoji need these between their own characters; beside plain ones they only hide. Each run of them is
+# tried once, from its beginning.
+_JOINER = "[\u034f\u200c\u200d\ufe00-\ufe0f]"
+_JOINERS = re.compile(f"(?<=[ -~]){_JOINER}+|(?<!{_JOINER}){_JOINER}++(?=[ -~])")
 # Single characters that compatibility normalisation, as some tokenizers do it, spells out as several.
 _LIGATURES = {0xFB00 + n: s for n, s in enumerate(("ff", "fi", "fl", "ffi", "ffl", "st", "st"))}
 

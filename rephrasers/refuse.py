@@ -26,7 +26,7 @@ PASSAGES = 4
 
 # "User:", "**User:**", "**User**:", "User 1:", "### Assistant:", "- User:" at a line's start.
 _SPEAKER = re.compile(
-    r"^[ \t>#*_-]{0,8}(?P<role>user|assistant)(?:[ \t]?\d)?[ \t]*[*_]{0,3}[ \t]*[:：][*_]{0,3}[ \t]*",
+    r"^[ \t>#*_-]{0,8}(?P<role>user|assistant)(?:[ \t]?\d)?[ \t]*+[*_]{0,3}+[ \t]*+[:：][*_]{0,3}[ \t]*",
     re.IGNORECASE | re.MULTILINE,
 )
 

@@ -83,10 +83,13 @@ def status(
     from pipeline.ledger import ledger_errors
     from pipeline.run import run_states
     from pipeline.run_folder import RunFolder
+    from pipeline.verify_outputs import check_outputs
     from safetrove.status import print_status, summary
 
     folder = RunFolder(run)
-    states = run_states(folder, full=verify)
+    if verify:
+        check_outputs(folder)
+    states = run_states(folder)
     shown = {**summary(folder, states), "ledger_errors": ledger_errors(states)}
     if as_json:
         print(json.dumps(shown, indent=1))

@@ -11,6 +11,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from classifiers.errors import DataError
+from pipeline.ingest.compressed_files import unpacked
 from pipeline.ingest.documents import document_id
 from pipeline.ingest.extraction import decode_html, is_html
 from pipeline.ingest.input_files import InputFile
@@ -18,6 +19,7 @@ from pipeline.ingest.warc_records import WarcRecord, read_warc
 from pipeline.recipe import Source
 from pipeline.shard_task import ShardTask
 
+BOMB_LINES = 1000  # times the longest line that is kept
 _DOCUMENT_RECORDS = {"response", "conversion", "resource"}
 
 
@@ -31,9 +33,9 @@ class ReadRecords(PipelineStep):
         self.task, self.file, self.source, self.maximum = task, file, source, maximum_characters
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        compression = None if self.file.format in ("warc", "parquet") else "infer"
         try:
-            with fsspec.open(self.file.uri, "rb", compression=compression) as file:
+            with fsspec.open(self.file.uri, "rb") as raw:
+                file = unpacked(raw, self.file.uri) if self.file.format == "jsonl" else raw
                 yield from {"warc": self._warc, "jsonl": self._jsonl, "parquet": self._parquet}[self.file.format](file)
         except FileNotFoundError as error:
             raise DataError(f"{self.file.uri}: the input file is gone; put it back and rerun the shard") from error
@@ -95,6 +97,10 @@ class ReadRecords(PipelineStep):
             try:
                 line = next(lines)
             except StopIteration:
+                return
+            except EndlessLineError as error:
+                self.task.read()
+                self._refuse(locator, "decompression_bomb", f"the file is not read beyond line {number}: {error}")
                 return
             except (EOFError, OSError, ValueError) as error:  # the compressed stream breaks off here
                 self.task.read()
@@ -161,12 +167,22 @@ class ReadRecords(PipelineStep):
         return self._document(locator, text, False, str(url or ""))
 
 
+class EndlessLineError(Exception):
+    """A line that is longer than anybody's data: a small file that unpacks to terabytes would be read for days."""
+
+
 def _bounded_lines(file: IO[bytes], maximum: int) -> Iterator[bytes | None]:
-    """Lines of a binary stream; None for each line longer than `maximum` bytes, which is skipped, not kept."""
+    """Lines of a binary stream; None for each line longer than `maximum` bytes, which is skipped, not kept.
+
+    Raises EndlessLineError for a line of BOMB_LINES times as many.
+    """
     while line := file.readline(maximum):
         if len(line) < maximum or line.endswith(b"\n"):
             yield line
             continue
+        skipped = 1
         while (rest := file.readline(maximum)) and not rest.endswith(b"\n"):
-            continue
+            skipped += 1
+            if skipped >= BOMB_LINES:
+                raise EndlessLineError(f"it is longer than {skipped * maximum} bytes, unpacked")
         yield None

@@ -11,7 +11,9 @@ from warcio.exceptions import ArchiveLoadFailed
 
 _BLOCK = 1 << 16
 _PART = 1 << 20
+BOMB_RECORDS = 1000  # times the largest record that is kept; behind it the file is not read
 _MAGIC = b"\x1f\x8b\x08"
+_PROBE = 4096  # bytes of a member that show whether a WARC record begins in it
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,13 @@ def read_warc(file: IO[bytes], maximum_bytes: int) -> Iterator[WarcRecord]:
 def gzip_members(stream: ByteReader, maximum_bytes: int) -> Iterator[tuple[int, bytes, str | None]]:
     """(offset, content, error) of each gzip member; after a corrupt one, reading goes on at the next WARC member.
 
-    The bytes of the current member are held until it ends: a corrupt one may have swallowed the start of the next.
+    The bytes of the current member are held while it may still be kept: a corrupt one may have swallowed the start of the
+    next. A member that unpacks to BOMB_RECORDS times `maximum_bytes` is the last thing that is read.
     """
     buffer, position = stream.read(_BLOCK), 0
     while buffer:
-        engine, parts, size, read_so_far = zlib.decompressobj(31), [], 0, buffer
+        engine, parts, size = zlib.decompressobj(31), [], 0
+        held, before_held = bytearray(buffer), 0
         try:
             feed = buffer
             while not engine.eof:
@@ -71,18 +75,25 @@ def gzip_members(stream: ByteReader, maximum_bytes: int) -> Iterator[tuple[int, 
                     feed = engine.unconsumed_tail
                     size += len(part)
                     parts.append(part)
-                    if size > maximum_bytes:  # a bomb, or a page nobody wants: find its end, keep nothing
+                    if size > maximum_bytes:  # a page nobody wants: find its end, keep nothing
                         parts.clear()
+                    if size > BOMB_RECORDS * maximum_bytes:
+                        error = f"the gzip member at byte {position} unpacks to more than {size} bytes; the rest is not read"
+                        yield position, b"", f"decompression_bomb: {error}"
+                        return
                 if not engine.eof:
                     feed = stream.read(_BLOCK)
                     if not feed:
                         yield position, b"", f"truncated: the file ends inside the gzip member at byte {position}"
                         return
-                    read_so_far += feed
+                    if size > maximum_bytes:
+                        before_held += len(held)
+                        held.clear()
+                    held += feed
         except zlib.error as broken:
             yield position, b"", f"corrupt gzip member at byte {position}: {broken}"
-            buffer, skipped = _next_member(stream, read_so_far[1:])
-            position += 1 + skipped
+            buffer, skipped = _next_member(stream, bytes(held[1:]))
+            position += before_held + 1 + skipped
             continue
         if size > maximum_bytes:
             yield (
@@ -92,31 +103,30 @@ def gzip_members(stream: ByteReader, maximum_bytes: int) -> Iterator[tuple[int, 
             )
         else:
             yield position, b"".join(parts), None
-        position += len(read_so_far) - len(engine.unused_data)
+        position += before_held + len(held) - len(engine.unused_data)
         buffer = engine.unused_data or stream.read(_BLOCK)
 
 
 def _next_member(stream: ByteReader, buffer: bytes) -> tuple[bytes, int]:
     """(bytes from the next gzip member that unpacks to a WARC record, number of bytes skipped before it)."""
-    skipped = 0
+    skipped = start = 0
     while True:
-        found = buffer.find(_MAGIC)
-        if found < 0:
-            skipped += max(0, len(buffer) - 2)
+        found = buffer.find(_MAGIC, start)
+        if found < 0 or len(buffer) - found < _PROBE:  # more bytes behind what may be the beginning of one
+            keep = found if found >= 0 else max(start, len(buffer) - 2)
             more = stream.read(_BLOCK)
-            if not more:
-                return b"", skipped
-            buffer = buffer[-2:] + more
-            continue
-        buffer, skipped = buffer[found:], skipped + found
-        if len(buffer) < 4096:
-            buffer += stream.read(_BLOCK)
+            if found < 0 and not more:
+                return b"", skipped + keep
+            buffer, skipped, start = buffer[keep:] + more, skipped + keep, 0
+            if found < 0:
+                continue
+            found = 0
         try:
-            if zlib.decompressobj(31).decompress(buffer[:4096], 5) == b"WARC/":
-                return buffer, skipped
+            if zlib.decompressobj(31).decompress(buffer[found : found + _PROBE], 5) == b"WARC/":
+                return buffer[found:], skipped + found
         except zlib.error:
             pass  # these three bytes stood inside compressed data: look further
-        buffer, skipped = buffer[1:], skipped + 1
+        start = found + 1
 
 
 def _parse(stream: ByteReader, offset: int, maximum_bytes: int) -> Iterator[WarcRecord]:

@@ -15,6 +15,7 @@ import yaml
 # A source with fewer facts is not judged; of many, this number is enough.
 LEAST_FACTS, ENOUGH_FACTS = 2, 5
 KEPT_SHARE = 0.5
+_FACTOR_CHARACTERS = 60  # behind a number, in which a word like "million" is looked for
 _NUMBER = re.compile(
     r"(?<![\w.,:/@+-])(\d{1,3}(?:[.,'\u00a0\u202f ]\d{3})+|\d{1,6}(?:[.,]\d{1,3})?)(?![\d:/@])(?!\.\d)"
 )
@@ -23,12 +24,14 @@ _DOSE = re.compile(
     r"|v|°|degrees?|mm|cm|caliber|calibre)\b",
     re.IGNORECASE,
 )  # fmt: skip
-_LIST_NUMBER = re.compile(r"^\s*\d{1,3}[.)]\s", re.MULTILINE)
-_ADDRESS = re.compile(r"https?://\S+|www\.\S+|\S+@\S+")
+# These take time in proportion to the text: each begins at one place of a run of spaces, signs or digits, not at all of them.
+_LIST_NUMBER = re.compile(r"^[^\S\n]*\d{1,3}[.)]\s", re.MULTILINE)
+_ADDRESS = re.compile(r"https?://\S+|www\.\S+|(?<!\S)\S+@\S+")
 # A telephone or account, not a number whose thousands are set apart by spaces.
-_LONG_NUMBER = re.compile(r"(?<!\d)(?!\d{1,3}(?: \d{3})+(?![ -]?\d))\d(?:[ -]?\d){8,}")
+_LONG_NUMBER = re.compile(r"(?<!\d)(?<!\d[ -])(?!\d{1,3}(?: \d{3})+(?![ -]?\d))\d(?:[ -]?\d){8,}")
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|(?<=[。！？])|\n+")
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
+_CAPITAL_AFTER = re.compile(r" [^\W\d_a-z]")
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def _normal(match: re.Match[str], text: str) -> str:
     number = match.group()
     number = re.sub(r"[.,'\u00a0\u202f ]", "", number) if re.search(r"[.,'\u00a0\u202f ]\d{3}", number) else number
     number = number.replace(",", ".")
-    factor = _lists()["factors"].get((_WORD.match(text[match.end() :].lstrip(" -")) or [""])[0].casefold())
+    after = text[match.end() : match.end() + _FACTOR_CHARACTERS].lstrip(" -")
+    factor = _lists()["factors"].get((_WORD.match(after) or [""])[0].casefold())
     return f"{float(number) * (factor or 1):.10g}"
 
 
@@ -120,10 +124,12 @@ def _places(text: str) -> set[Fact]:
     index = 0
     while index < len(words):
         length = next((n for n in (3, 2, 1) if _phrase(words, index, n, text) in _place_names()), 0)
-        if length:
-            after = text[words[index + length - 1].end() :]
-            if not re.match(r" [^\W\d_a-z]", after) or _phrase(words, index + length, 1, text) in _place_names():
-                found.add(Fact("place", _phrase(words, index, length, text)))
+        # before a capitalised word only where that is a place too
+        if length and (
+            not _CAPITAL_AFTER.match(text, words[index + length - 1].end())
+            or _phrase(words, index + length, 1, text) in _place_names()
+        ):
+            found.add(Fact("place", _phrase(words, index, length, text)))
         index += max(1, length)
     return found
 

@@ -1,0 +1,135 @@
+"""Share of a stage's time that goes into manifests, hashes and the ledger: `python -m benchmarks.bookkeeping`.
+
+One shard at a time in one process, models loaded before, as a worker runs it. Counted as bookkeeping: the hash of the
+raw inputs; the commit (ledger check, fsync and rename of the outputs, their hashes, the manifest with library versions
+and commit looked up anew, as in a worker's first shard); the identity of stage and shard with the state that a resume reads
+afterwards (manifests of the shard and its inputs, sizes and times of outputs); and each row's counting, as the number of
+calls times what one call takes.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from benchmarks.corpora import benchmark_recipe, read_texts, write_corpus
+from pipeline.executors.shard_run import run_shard
+from pipeline.manifest import Manifest
+from pipeline.numerics import code_commit, numerics_class
+from pipeline.run_folder import RunFolder
+from pipeline.shard_state import stage_states
+from pipeline.shard_task import ShardTask
+from pipeline.stage import Stage
+from pipeline.stages.score import ClassifierStage
+from pipeline.stages.tag import TagStage
+from pipeline.stages.tokenise import TokeniserStage, TokeniseStage
+
+COUNTED_CALLS = 200_000
+
+
+@dataclass
+class Seconds:
+    """Where one shard's time went."""
+
+    whole: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def share(self) -> float:
+        """Bookkeeping over the whole, in [0, 1]."""
+        return sum(self.parts.values()) / self.whole
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add what happens inside to a part."""
+        started = time.perf_counter()
+        yield
+        self.parts[part] = self.parts.get(part, 0.0) + time.perf_counter() - started
+
+
+def measure(stage: Stage, call_seconds: float) -> Seconds:
+    """One shard of the stage, from the question whether it is done to the answer that it is."""
+    seconds = Seconds()
+
+    class TimedTask(ShardTask):
+        def add_raw_inputs(self, raw_inputs: dict[str, Path | str]) -> None:
+            with seconds.timed("commit"):
+                super().add_raw_inputs(raw_inputs)
+
+        def commit(self) -> Manifest:
+            numerics_class.cache_clear()
+            code_commit.cache_clear()
+            with seconds.timed("commit"):
+                return super().commit()
+
+    started = time.perf_counter()
+    with seconds.timed("identity"):
+        fresh: dict[str, Any] = {"stage": stage.name, "version": stage.version, "settings": stage.settings()}
+    with patch("pipeline.executors.shard_run.ShardTask", TimedTask):
+        manifest = run_shard(stage, 0, {**fresh, "inputs": {}})
+    with seconds.timed("identity"):
+        stage_states(stage.run, [stage], force_stale=True)
+    seconds.whole = time.perf_counter() - started
+    calls = manifest.rows.rows_in + manifest.rows.kept + sum(manifest.rows.dropped.values())
+    seconds.parts["ledger"] = calls * call_seconds
+    return seconds
+
+
+def seconds_of_a_call(folder: Path) -> float:
+    """What counting one row takes."""
+    task = ShardTask(RunFolder(folder), "count", 0, {})
+    started = time.perf_counter()
+    for _ in range(COUNTED_CALLS // 2):
+        task.read()
+        task.keep()
+    return (time.perf_counter() - started) / COUNTED_CALLS
+
+
+def main() -> None:
+    """Prints one line a stage: the median share and its spread, the stage's median seconds, and those of each part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of WARC or JSON-lines files; default: the sample pages")
+    parser.add_argument(
+        "--documents", type=int, default=6000, help="of the shard; texts are repeated up to this number"
+    )
+    parser.add_argument("--repetitions", type=int, default=5)
+    arguments = parser.parse_args()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one worker, one core, as where every core has its worker
+    with tempfile.TemporaryDirectory(prefix="safetrove-benchmark-") as name:
+        folder = Path(name)
+        texts = read_texts(arguments.data, folder / "ingest")
+        recipe = benchmark_recipe()
+        safe, unsafe = RunFolder(folder / "safe"), RunFolder(folder / "unsafe")
+        write_corpus(safe, texts, arguments.documents, 1, score=0)
+        write_corpus(unsafe, texts, arguments.documents, 1, score=3)
+        run_shard(TokeniserStage(recipe, safe), 0, {})
+        stages = [
+            ClassifierStage("fasttext", recipe, safe, 1),
+            TagStage(recipe, unsafe, 1),
+            TokeniseStage("safe", recipe, safe, 1),
+        ]
+        print(
+            f"{len(texts)} texts, mean {sum(map(len, texts)) / len(texts):.0f} characters; {arguments.documents} a shard"
+        )
+        call = seconds_of_a_call(folder / "calls")
+        for stage in stages:
+            measured = [measure(stage, call) for _ in range(arguments.repetitions + 1)][1:]
+            shares = sorted(100 * seconds.share for seconds in measured)
+            parts = {part: statistics.median(s.parts[part] for s in measured) for part in measured[0].parts}
+            print(
+                f"{stage.name:16} bookkeeping {statistics.median(shares):.2f} % ({shares[0]:.2f}-{shares[-1]:.2f}, "
+                f"{len(shares)} repetitions) of {statistics.median(s.whole for s in measured):.2f} s: "
+                + ", ".join(f"{part} {1000 * value:.1f} ms" for part, value in parts.items()),
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The folder under the run: a small disk that fills, a read-only one, no rights; and inputs that are mended afterwards."""
+
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+
+from classifiers.errors import DataError, IdentityError
+from pipeline.run import execute, rerun_shards
+from pipeline.run_folder import RunFolder
+from tests.end_to_end.runs import results
+from tests.faults.campaign import Campaign
+from tests.faults.small_run import FILES, Watcher, manifests, run_again, small_recipe, write_inputs
+
+
+def mounted(*arguments):
+    return subprocess.run(["mount", *map(str, arguments)], capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 4 MiB of its own; skipped where this user may not mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not sys.platform.startswith("linux") or not mounted("-t", "tmpfs", "-o", "size=4m", "none", folder):
+        pytest.skip(
+            "mounting a small disk needs root; test_writing_full_disk.py and the campaigns limit file sizes instead"
+        )
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk, free):
+    """Leave about `free` bytes on the disk."""
+    statistics = os.statvfs(disk)
+    (disk / "ballast").write_bytes(b"\0" * max(0, statistics.f_bavail * statistics.f_frsize - free))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_full_disk_at_every_stage(without_writer, small_disk, seed):
+    """Whatever does not fit fails with a sentence; after space was freed, the same command goes on."""
+    draws = random.Random(f"disk {seed}")
+    recipe, run = without_writer.recipe, RunFolder(small_disk / "run")
+    campaign = Campaign(recipe, run, without_writer, draws, small_disk)
+    filled = 0
+    for stage in without_writer.stages:
+        fill(small_disk, draws.choice([0, 4096, 8192, 16384]))
+        watcher = Watcher()
+        try:
+            failed = execute(recipe, run.root, watcher, campaign._up_to(stage)).failed
+            filled += bool(failed)
+            assert not failed or all("space" in message.lower() for *_, message in watcher.failures), watcher.failures
+        except DataError as error:
+            filled += 1
+            assert "Free space" in str(error)
+        (small_disk / "ballast").unlink()
+        campaign.check()
+    assert filled >= 5
+    campaign.finish()
+
+
+def test_a_read_only_folder(without_writer, small_disk):
+    recipe, run = without_writer.recipe, RunFolder(small_disk / "run")
+    execute(recipe, run.root, Watcher(), ["ingest"])
+    assert mounted("-o", "remount,ro", small_disk)
+    with pytest.raises(DataError, match=r"cannot be written \(Read-only file system\).*the same command again"):
+        execute(recipe, run.root, Watcher())
+    assert mounted("-o", "remount,rw", small_disk)
+    Campaign(recipe, run, without_writer, random.Random(0), small_disk).finish()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_input_that_is_mended(warm, tmp_path, without_writer, name):
+    """What can be read of it is read or the shard fails alone; the whole file is then refused until the rerun that is named."""
+    shard = FILES[name]
+    write_inputs(tmp_path / "in")
+    path = tmp_path / "in" / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    recipe, run = small_recipe(tmp_path), RunFolder(tmp_path / "run")
+    result, watcher = run_again(recipe, run)
+    if name.startswith("parquet"):
+        assert result.failed == {"ingest": [shard]} and "cannot be read as Parquet" in watcher.failures[0][2]
+        path.write_bytes(whole)
+    else:
+        assert not result.failed and run.quarantine("ingest", shard).is_file()
+        path.write_bytes(whole)
+        with pytest.raises(IdentityError, match=rf"ingest {shard:05d}\n.*raw_inputs"):
+            run_again(recipe, run)
+        rerun_shards(run, "ingest", [shard], Watcher())
+        # the later stages are done again over files that are there already: a kill then must not look like an edit
+        campaign = Campaign(recipe, run, without_writer, random.Random(name), tmp_path)
+        for stage in without_writer.stages[1:]:
+            if run.manifest(stage, shard).is_file():
+                campaign.kill_at_commit(stage, shard)
+    result, _ = run_again(recipe, run)
+    assert not result.failed
+    assert results(run.root) == results(without_writer.run.root)
+    assert manifests(run) == manifests(without_writer.run)
