@@ -1,10 +1,9 @@
 """Share of a stage's time that goes into manifests, hashes and the ledger: `python -m benchmarks.bookkeeping`.
 
 One shard at a time in one process, models loaded before, as a worker runs it. Counted as bookkeeping: the hash of the
-raw inputs; the commit (ledger check, fsync and rename of the outputs, their hashes, the manifest with library versions
-and commit looked up anew, as in a worker's first shard); the identity of stage and shard with the state that a resume reads
-afterwards (manifests of the shard and its inputs, sizes and times of outputs); and each row's counting, as the number of
-calls times what one call takes.
+outputs, their fsync and rename, the manifest, its provenance (library versions and commit, looked up anew each time as in a
+worker's first shard), the identity of the stage, the state that a resume reads afterwards, and the counting of rows: the
+number of calls times what one call takes.
 """
 
 import argparse
@@ -12,16 +11,17 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from benchmarks.corpora import benchmark_recipe, read_texts, write_corpus
+from pipeline import shard_task
 from pipeline.executors.shard_run import run_shard
-from pipeline.manifest import Manifest
+from pipeline.manifest import Manifest, OutputFile
 from pipeline.numerics import code_commit, numerics_class
 from pipeline.run_folder import RunFolder
 from pipeline.shard_state import stage_states
@@ -46,37 +46,40 @@ class Seconds:
         """Bookkeeping over the whole, in [0, 1]."""
         return sum(self.parts.values()) / self.whole
 
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Add what happens inside to a part."""
-        started = time.perf_counter()
-        yield
-        self.parts[part] = self.parts.get(part, 0.0) + time.perf_counter() - started
+    def clocked(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, whose time is added to a part."""
+
+        def clocked_function(*arguments: Any, **keywords: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                self.parts[part] = self.parts.get(part, 0.0) + time.perf_counter() - started
+
+        return clocked_function
 
 
 def measure(stage: Stage, call_seconds: float) -> Seconds:
     """One shard of the stage, from the question whether it is done to the answer that it is."""
     seconds = Seconds()
-
-    class TimedTask(ShardTask):
-        def add_raw_inputs(self, raw_inputs: dict[str, Path | str]) -> None:
-            with seconds.timed("commit"):
-                super().add_raw_inputs(raw_inputs)
-
-        def commit(self) -> Manifest:
-            numerics_class.cache_clear()
-            code_commit.cache_clear()
-            with seconds.timed("commit"):
-                return super().commit()
-
-    started = time.perf_counter()
-    with seconds.timed("identity"):
-        fresh: dict[str, Any] = {"stage": stage.name, "version": stage.version, "settings": stage.settings()}
-    with patch("pipeline.executors.shard_run.ShardTask", TimedTask):
-        manifest = run_shard(stage, 0, {**fresh, "inputs": {}})
-    with seconds.timed("identity"):
-        stage_states(stage.run, [stage], force_stale=True)
-    seconds.whole = time.perf_counter() - started
+    numerics_class.cache_clear()
+    code_commit.cache_clear()
+    places: list[tuple[Any, str, str]] = [
+        (shard_task, "publish_file", "fsync and rename"),
+        (OutputFile, "of", "hashes"),
+        (shard_task, "numerics_class", "provenance"),
+        (shard_task, "code_commit", "provenance"),
+        (Manifest, "write", "manifest"),
+    ]
+    with ExitStack() as stack:
+        for owner, name, part in places:
+            stack.enter_context(patch.object(owner, name, seconds.clocked(part, getattr(owner, name))))
+        started = time.perf_counter()
+        settings = seconds.clocked("identity", stage.settings)()
+        identity = {"stage": stage.name, "version": stage.version, "settings": settings, "inputs": {}}
+        manifest = run_shard(stage, 0, identity)
+        seconds.clocked("state", stage_states)(stage.run, [stage], force_stale=True)
+        seconds.whole = time.perf_counter() - started
     calls = manifest.rows.rows_in + manifest.rows.kept + sum(manifest.rows.dropped.values())
     seconds.parts["ledger"] = calls * call_seconds
     return seconds

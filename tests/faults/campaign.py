@@ -25,7 +25,8 @@ from tests.faults import injection
 from tests.faults.injection import ANYWHERE, COMMIT, KINDS, Fault
 from tests.faults.small_run import Watcher, manifests, run_again
 
-Steps = dict[tuple[str, int], tuple[int, int]]  # (stage, shard) -> steps in COMMIT, ANYWHERE
+Steps = dict[tuple[str, int], tuple[int, int, int]]
+"""(stage, shard) -> steps in COMMIT, ANYWHERE, and in COMMIT up to the first file with its final name."""
 
 
 @dataclass
@@ -55,7 +56,7 @@ def undisturbed_run(recipe: Recipe, run: RunFolder) -> Undisturbed:
     lines = [
         (path.name, *map(int, line.split())) for path in counts.iterdir() for line in path.read_text().splitlines()
     ]
-    steps = {(stage, shard): (commit, anywhere) for stage, shard, commit, anywhere in lines}
+    steps = {(stage, shard): tuple(numbers) for stage, shard, *numbers in lines}
     return Undisturbed(recipe, run, [stage for stage, _ in watcher.started], steps)
 
 
@@ -82,9 +83,8 @@ class Campaign:
         if not todo:
             return
         shard = self.random.choice(todo)
-        files, steps = self.random.choice(
-            list(zip((COMMIT, ANYWHERE), self.reference.steps[stage, shard], strict=True))
-        )
+        commit, anywhere, _ = self.reference.steps[stage, shard]
+        files, steps = self.random.choice([(COMMIT, commit), (ANYWHERE, anywhere)])
         kind = self.random.choice(KINDS)
         mark = self.marks / f"{stage}-{shard}-{sum(self.struck.values())}"
         self._run_with(Fault(kind, shard, files, self.random.randint(1, steps), mark), stage)
@@ -103,11 +103,15 @@ class Campaign:
         if fault.mark.exists():
             self.note(fault.kind)
 
-    def kill_at_commit(self, stage: str, shard: int) -> None:
-        """Run with a kill between the first file of a shard that gets its final name and the shard's manifest."""
-        fault = Fault("kill", shard, COMMIT, self.reference.steps[stage, shard][0] * 3 // 4, self.marks / stage)
+    def kill_if_stale(self, stage: str, shard: int) -> bool:
+        """Where this shard is done again over what is there: kill it when the first new file has its final name."""
+        if not self.run.manifest(stage, shard).is_file() or self._state(self.run.manifest(stage, shard)) != STALE:
+            return False
+        fault = Fault("kill", shard, COMMIT, self.reference.steps[stage, shard][2], self.marks / f"{stage}-commit")
         self._run_with(fault, stage)
+        assert fault.mark.exists()
         self.check()
+        return True
 
     def kill_tree(self, stage: str) -> None:
         """Run in a process of its own, and end it with its workers when the observer is told something: kill -9 of the

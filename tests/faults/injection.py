@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from pipeline.atomic_files import publish_file
 from pipeline.shard_task import ShardTask
 from pipeline.stage import Stage
 from tests.conftest import ROOT
@@ -52,21 +53,25 @@ def _steps_under_fault(cls: type[Stage], stage: Stage, fault: Fault, task: Shard
 
 
 def count(stage: Stage, file: Path) -> None:
-    """Have the worker append "shard steps-in-COMMIT steps-ANYWHERE" to `file` for each shard."""
+    """Have the worker append to `file` for each shard: its number, steps in COMMIT, steps ANYWHERE, and at which step in
+    COMMIT the first file has its final name."""
     stage.steps = partial(_steps_counted, type(stage), stage, file)  # type: ignore[method-assign]
 
 
 def _steps_counted(cls: type[Stage], stage: Stage, file: Path, task: ShardTask) -> list[Any]:
-    counts = [0, 0]
+    commit = anywhere = published = 0
 
-    def step(frame: FrameType, *_: Any) -> None:
+    def step(frame: FrameType, event: str, _: Any) -> None:
+        nonlocal commit, anywhere, published
         name = frame.f_code.co_filename
-        counts[0] += name in COMMIT
-        counts[1] += name.startswith(ANYWHERE)
-        if frame.f_code is ShardTask.commit.__code__ and _[0] == "return":
+        commit += name in COMMIT
+        anywhere += name.startswith(ANYWHERE)
+        if event == "return" and frame.f_code is publish_file.__code__:
+            published = published or commit
+        if event == "return" and frame.f_code is ShardTask.commit.__code__:
             sys.setprofile(None)
             with file.open("a") as lines:
-                lines.write(f"{task.shard} {counts[0]} {counts[1]}\n")
+                lines.write(f"{task.shard} {commit} {anywhere} {published}\n")
 
     sys.setprofile(step)
     return cls.steps(stage, task)
