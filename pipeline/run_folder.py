@@ -10,7 +10,8 @@ from pathlib import Path
 
 from classifiers.errors import DataError
 
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_FORBIDDEN = (errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class RunFolder:
 
         Raises DataError also where the folder cannot be written, now or while it is held.
         """
-        with self._writable():
+        with self._writable(*_FORBIDDEN):
             self.root.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -74,11 +75,11 @@ class RunFolder:
             os.close(descriptor)
 
     @contextmanager
-    def _writable(self) -> Iterator[None]:
+    def _writable(self, *more: int) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if error.errno not in _UNWRITABLE:
+            if error.errno not in (*_UNWRITABLE, *more):
                 raise
             raise DataError(
                 f"{error.filename or self.root}: cannot be written ({error.strerror}). Free space under {self.root}, raise "

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from classifiers.chunks import encodable
 from classifiers.errors import DataError
 from pipeline.ingest.compressed_files import unpacked
 from pipeline.ingest.documents import document_id
@@ -41,7 +42,8 @@ class ReadRecords(PipelineStep):
             raise DataError(f"{self.file.uri}: the input file is gone; put it back and rerun the shard") from error
 
     def _document(self, locator: str, text: str, html: bool, url: str) -> Document:
-        metadata = {"html": html, "url": url, "record": locator}
+        # JSON may hold half of a surrogate pair, which no file takes; the id is a hash of what was given
+        metadata = {"html": html, "url": encodable(url), "record": encodable(locator)}
         return Document(text=text, id=document_id(self.source.name, locator), metadata=metadata)
 
     def _refuse(self, locator: str, reason: str, detail: str) -> None:

@@ -72,15 +72,19 @@ def _warc(rows: list[dict[str, Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def small_recipe(folder: Path, writer_url: str | None = None) -> Recipe:
-    """The recipe over `folder`/in; with a writer's URL also the stages that ask a language model (and no encoder)."""
+def small_recipe(folder: Path, writer_url: str | None = None, tokenizer: Path | None = None) -> Recipe:
+    """The recipe over `folder`/in; with a writer's URL also the stages that ask a language model (and no encoder).
+
+    tokenizer: its folder, which is part of a run's identity; None: a new one in `folder`.
+    """
     kinds = {"jsonl-gz": "jsonl", "jsonl-zst": "jsonl", "parquet": "parquet", "warc": "warc"}
     sources = [
         {"name": name, "format": kind, "path": f"in/{name}", "licence": "CC0-1.0"} for name, kind in kinds.items()
     ]
-    tokenizer = folder / "tokenizer"
-    if not tokenizer.is_dir():
-        save_tiny_tokenizer(tokenizer, "bpe")
+    if tokenizer is None:
+        tokenizer = folder / "tokenizer"
+        if not tokenizer.is_dir():
+            save_tiny_tokenizer(tokenizer, "bpe")
     value: dict[str, Any] = {
         "name": "small",
         "sources": sources,

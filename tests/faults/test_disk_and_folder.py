@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -101,7 +102,8 @@ def test_kills_while_everything_is_done_again(without_writer, tmp_path):
     path = tmp_path / "in/warc/d.warc.gz"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    recipe, run = small_recipe(tmp_path), RunFolder(tmp_path / "run")
+    tokenizer = Path(without_writer.recipe.tokenise.tokenizer)
+    recipe, run = small_recipe(tmp_path, tokenizer=tokenizer), RunFolder(tmp_path / "run")
     run_again(recipe, run)
     path.write_bytes(whole)
     rerun_shards(run, "ingest", [3], Watcher())
