@@ -68,7 +68,7 @@ def test_the_names_of_input_files_stay_in_the_manifests(tmp_path, warm):
     """A file may be called anything that its file system allows."""
     write_inputs(tmp_path / "in")
     original = tmp_path / "in/jsonl-gz/a.jsonl.gz"
-    original.rename(original.with_name("..  %2e%2e%2f$HOME`x`\n;.jsonl.gz"))
+    original.rename(original.with_name("%2e%2e%2f..  $HOME`x`\n;.jsonl.gz"))
     recipe, run = small_recipe(tmp_path), RunFolder(tmp_path / "run")
     from pipeline.run import execute
     from tests.faults.small_run import Watcher

@@ -1,6 +1,6 @@
 """Synthetic texts as data sets: read back by `datasets`, with a card whose numbers are the rows', and refusals to export."""
 
-import json
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -162,8 +162,7 @@ def test_a_kind_that_was_never_written_is_read_back_too(tmp_path):
 
     run = make_run(tmp_path, [0])
     path = run.manifest("verify-moral", 0)
-    manifest = json.loads(path.read_text())
-    path.write_text(json.dumps({**manifest, "rows": {**manifest["rows"], "in": 0, "dropped": {}}, "metrics": {}}))
+    replace(Manifest.read(path), rows=Rows(0, 0), metrics={}).write(path)
     folder = export_datasets(run, tmp_path / "out", ["moral"])[0]
     assert "Of 0 drafts none was written." in metadata_of(folder)[1]
     [row] = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))["yields"]
@@ -196,8 +195,7 @@ def test_what_is_not_whole_is_not_exported(tmp_path):
     ):
         export_datasets(run, tmp_path / "out", ["dialogues"])
     manifest = run.manifest("verify-moral", 1)
-    value = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**value, "forced_stale": True}))
+    replace(Manifest.read(manifest), forced_stale=True).write(manifest)
     with pytest.raises(DataError, match="shard 1 of verify-moral was kept stale"):
         export_datasets(run, tmp_path / "out", ["moral"])
     manifest.unlink()
