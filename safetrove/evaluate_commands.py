@@ -82,6 +82,47 @@ def compare(
         print(line)
 
 
+@evaluate_app.command(epilog="Example: `safetrove evaluate ladder recipes/ladder_toy.yaml --output runs/ladder`")
+def ladder(
+    recipe: Annotated[Path, typer.Argument(help="YAML file")],
+    output: Annotated[Path, typer.Option(help="folder of the ladder; the same one again goes on")] = Path(
+        "runs/ladder"
+    ),
+    rung: Annotated[list[str] | None, typer.Option(help="only this rung (and what it needs); repeatable")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="only this seed of the recipe; repeatable")] = None,
+    overrides: Set = [],  # noqa: B006 (typer copies it)
+) -> None:
+    """The paper's ablation from one corpus: train, tune and evaluate each rung; the table beside the paper's numbers."""
+    from safetrove.ladder_command import run_ladder
+
+    raise typer.Exit(run_ladder(recipe, overrides, output, rung or [], seed or []))
+
+
+@evaluate_app.command(
+    epilog="Example: `safetrove evaluate robustness recipes/evaluate_own.yaml --output runs/robustness --set model=runs/model`"
+)
+def robustness(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="YAML file of `evaluate run`; default: the embedded model on our own suite")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="folder; the same one again goes on where it stopped")] = Path(
+        "runs/robustness"
+    ),
+    tuning: Annotated[
+        Path | None, typer.Option(help="YAML file of `finetune sft`; default: recipes/finetune_benign_arithmetic.yaml")
+    ] = None,
+    overrides: Set = [],  # noqa: B006
+    tuning_overrides: Annotated[
+        list[str], typer.Option("--set-tuning", metavar="KEY=VALUE", help="override a key of the tuning; repeatable")
+    ] = [],  # noqa: B006
+) -> None:
+    """What benign fine-tuning does to a model's safety: evaluate, tune, evaluate again, paired tests on the same prompts."""
+    from safetrove.robustness import BENIGN_TUNING, run_robustness
+
+    for line in run_robustness(recipe, overrides, tuning or BENIGN_TUNING, tuning_overrides, output, _progress()):
+        print(line)
+
+
 def print_measures(summary: dict[str, Any]) -> None:
     """The measures of one evaluation as a table."""
     from rich.console import Console

@@ -47,6 +47,8 @@ COMMANDS = {
     "evaluate suites": {"--folder"},
     "evaluate run": {"--output", "--set"},
     "evaluate compare": {"--output"},
+    "evaluate ladder": {"--output", "--rung", "--seed", "--set"},
+    "evaluate robustness": {"--output", "--tuning", "--set", "--set-tuning"},
     "finetune sft": {"--set"},
     "finetune str": {"--set"},
     "finetune dpo": {"--set"},

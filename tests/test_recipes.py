@@ -14,13 +14,16 @@ from finetune.str_training import StrRecipe
 from pipeline.recipe import dump_recipe as dump
 from pipeline.recipe import load_recipe, output_part, parse_recipe
 from pretrain.recipe import load_recipe as load_pretrain_recipe
+from safetrove.ladder_recipe import load_ladder
+from safetrove.own_texts import read_own
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PRETRAIN = [path for path in RECIPES if path.name.startswith("pretrain_")]
 EVALUATIONS = [path for path in RECIPES if path.name.startswith("evaluate_")]
 FINETUNE = [path for path in RECIPES if path.name.startswith("finetune_")]
-CORPORA = [path for path in RECIPES if path not in PRETRAIN + EVALUATIONS + FINETUNE]
+LADDERS = [path for path in RECIPES if path.name.startswith("ladder_")]
+CORPORA = [path for path in RECIPES if path not in PRETRAIN + EVALUATIONS + FINETUNE + LADDERS]
 # Fine-tuning recipes of another method than plain tuning, by name.
 METHODS = {
     "finetune_str": StrRecipe,
@@ -55,6 +58,18 @@ def test_evaluation_recipes_load_and_name_known_suites(path):
 def test_fine_tuning_recipes_load(path):
     recipe = load_finetune_recipe(path, METHODS.get(path.stem, SftRecipe))
     assert recipe.output.is_relative_to("runs") and not str(recipe.model).startswith("/")
+
+
+@pytest.mark.parametrize("path", LADDERS, ids=lambda path: path.stem)
+def test_ladder_recipes_load_with_the_recipes_and_texts_that_they_name(path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # its paths are relative to where the command runs
+    recipe = load_ladder(path)
+    named = {source.name for step in ("instruction", "instruction_tag") for source in recipe.tuning(step).data}
+    assert named == set(recipe.chats)
+    for files in [*recipe.texts.values(), *recipe.chats.values()]:
+        assert read_own(files)
+    assert [find_description(name)[0].name for name in recipe.evaluating().suites]
+    assert recipe.tuning("benign").evaluation_rows and not recipe.corpus.is_absolute()
 
 
 @corpora
