@@ -22,7 +22,7 @@ from evaluation.results import RESULT_FILE, read_result
 from pipeline.manifest import identity_difference
 from safetrove.ladder_recipe import LadderRecipe, ladder_identity, load_ladder
 from safetrove.ladder_steps import chain_folder, chats_file, evaluation_folder, installation, is_done, run_chain
-from safetrove.ladder_tokens import write_tokens
+from safetrove.ladder_tokens import sources_file, write_tokens
 from safetrove.own_texts import read_own, write_chats
 
 FROZEN = "ladder_recipe.json"
@@ -72,27 +72,23 @@ def prepare(recipe: LadderRecipe, output: Path) -> dict[str, list[SourceUse]]:
     blend = recipe.corpus / "tokens" / "blend.json"
     if not blend.is_file():
         raise DataError(f"corpus {recipe.corpus}: it has no tokens/blend.json; give a `safetrove run` that is finished")
-    wanted = ladder_identity(recipe, blend)
-    frozen = output / FROZEN
-    if frozen.is_file():
-        if different := identity_difference(read_json(frozen), json.loads(json.dumps(wanted))):
-            lines = [f"    {key}: {old!r} -> {new!r}" for key, (old, new) in different.items()]
-            raise IdentityError(
-                f"{output} holds the ladder of another recipe:\n"
-                + "\n".join(lines)
-                + "\nName another --output, or delete it. "
-                "Seeds may be added to the recipe of an old one."
-            )
-    elif any(path.name != ".lock" for path in output.iterdir()):
+    wanted = json.loads(json.dumps(ladder_identity(recipe, blend)))
+    frozen, ready = output / FROZEN, sources_file(output).is_file()
+    if not frozen.is_file() and any(path.name != ".lock" for path in output.iterdir()):
         raise DataError(f"{output}: the folder is not empty and no ladder of ours; give another --output")
-    uses = write_tokens(recipe, output)
-    for name, files in recipe.chats.items():
-        if not chats_file(output, name).is_file() and (
-            left_out := write_chats(read_own(files), chats_file(output, name))
-        ):
-            print(f"chats {name}: {left_out} rows are no dialogue of two and are left out")
-    write_json(frozen, wanted)
-    return uses
+    # Until tokens and chats are there nothing was trained: a recipe that failed so far may be mended.
+    if ready and (different := identity_difference(read_json(frozen), wanted)):
+        lines = [f"    {key}: {old!r} -> {new!r}" for key, (old, new) in different.items()]
+        raise IdentityError(
+            f"{output} holds the ladder of another recipe:\n" + "\n".join(lines) + "\nName another --output, or delete it. "
+            "Seeds may be added to the recipe of an old one."
+        )
+    if not ready:
+        write_json(frozen, wanted)
+        for name, files in recipe.chats.items():
+            if left_out := write_chats(read_own(files), chats_file(output, name)):
+                print(f"chats {name}: {left_out} rows are no dialogue of two and are left out")
+    return write_tokens(recipe, output)
 
 
 def write_report(recipe: LadderRecipe, output: Path, uses: dict[str, list[SourceUse]]) -> str:
@@ -202,8 +198,9 @@ def _run_command(path: Path, overrides: Sequence[str], output: Path, chain: Chai
     settings = [part for override in overrides for part in ("--set", override)]
     command = [sys.executable, "-m", "safetrove", "evaluate", "ladder", str(path), "--output", str(output), *settings]
     command += ["--rung", chain[0], "--seed", str(chain[1])]
+    environment = {**installation(), "TQDM_DISABLE": "1"}  # bars are no lines of a log
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
-        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=installation()).returncode
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
     return code, time.monotonic() - began
 
 

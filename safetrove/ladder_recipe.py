@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from classifiers.errors import RecipeError
 from evaluation.generation.safe_decoder import SafeDecoding
 from evaluation.ladder.rungs import RUNGS
 from evaluation.recipe import EvaluationRecipe
@@ -115,7 +116,8 @@ def load_ladder(path: Path, overrides: Sequence[str] = ()) -> LadderRecipe:
     said before anything is trained. Raises RecipeError, PretrainRecipeError."""
     recipe = load_finetune_recipe(path, LadderRecipe, overrides)
     recipe.pretraining()
-    recipe.evaluating()
+    if recipe.evaluating().server is not None:
+        raise RecipeError(f"{path}: the ladder evaluates the models that it trains: leave `server` out of the evaluation")
     for step in ("instruction", "benign", *(["instruction_tag"] if recipe.instruction_tag else [])):
         recipe.tuning(step)  # type: ignore[arg-type]
     return recipe

@@ -55,13 +55,18 @@ class TokenSource:
     note: str
 
 
+def sources_file(output: Path) -> Path:
+    """There once all tokens and blend files are."""
+    return output / "tokens" / "sources.json"
+
+
 def write_tokens(recipe: LadderRecipe, output: Path) -> dict[str, list[SourceUse]]:
     """Writes what is missing of the ladder's tokens and the blend file of every trained rung; how each rung uses its sources.
 
-    Raises DataError for a corpus without tokens and a source that a rung needs and that is empty, RecipeError for shares that
+    Raises DataError for a source that a rung needs and that is empty, RecipeError for shares that
     leave nothing over.
     """
-    done = output / "tokens" / "sources.json"
+    done = sources_file(output)
     if done.is_file():
         read = json.loads(done.read_text(encoding="utf-8"))
         return {rung: [SourceUse(**use) for use in uses] for rung, uses in read.items()}
@@ -93,10 +98,6 @@ class _Corpus:
 
     def __init__(self, folder: Path) -> None:
         self.run = RunFolder(folder.resolve())
-        if not self.run.blend().is_file():
-            raise DataError(
-                f"corpus {folder}: it has no tokens/blend.json; give the folder of a `safetrove run` that is finished"
-            )
         self.recipe = load_frozen_recipe(self.run)
         self.blend = load_blend(self.run.blend())
         self.tokenizer = self.run.tokenizer()

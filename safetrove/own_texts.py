@@ -91,14 +91,15 @@ def read_own(files: Sequence[OwnTexts]) -> list[OwnRow]:
     line, and where nothing passes a file's filters."""
     rows: dict[str, OwnRow] = {}
     for file in files:
-        before = len(rows)
+        passed = 0
         for place, value in read_json_lines(file.path):
             if any(value.get(key) not in values for key, values in file.where.items()):
                 continue
             row = _row(value, place)
             if file.part[0] <= float(keyed_uniforms(0, "own-texts", row.id, 1)[0]) < file.part[1]:
                 rows.setdefault(row.id, row)
-        if len(rows) == before:
+                passed += 1
+        if not passed:
             raise DataError(f"{file.path}: no row passes where {dict(file.where)} and part {list(file.part)}")
     return list(rows.values())
 

@@ -13,7 +13,7 @@ from pipeline.tagging import remove_tag_ids
 from pretrain.blend_file import load_blend
 from pretrain.indexed_dataset import IndexedDataset
 from safetrove.cli import app
-from safetrove.ladder_command import run_ladder
+from safetrove.ladder_command import prepare, run_ladder
 from safetrove.ladder_recipe import load_ladder
 from safetrove.ladder_steps import run_chain
 from safetrove.ladder_tokens import write_tokens
@@ -170,7 +170,7 @@ def test_untagged_originals_and_fresh_tags_are_those_of_the_corpus(corpus, tmp_p
         ({"corpus": "nowhere"}, "corpus nowhere: it has no tokens/blend.json"),
         ({"texts": {"refusal": [{"path": "nowhere.jsonl"}]}}, "nowhere.jsonl: no such file; texts and chats"),
         ({"texts": {"refusal": [{"path": "x", "part": [0.5, 0.5]}]}}, "part .*two numbers from 0 to 1"),
-        ({"benign": {"recipe": "benign.yaml", "settings": {"lora.rank": "x"}}}, "no such recipe|lora.rank"),
+        ({"benign": {"recipe": "nowhere.yaml"}}, "nowhere.yaml: no such recipe"),
     ],
 )  # fmt: skip
 def test_wrong_recipes_say_what_to_do_before_anything_is_trained(corpus, tmp_path, changes, message):
@@ -178,6 +178,25 @@ def test_wrong_recipes_say_what_to_do_before_anything_is_trained(corpus, tmp_pat
     with pytest.raises((RecipeError, DataError), match=message):
         run_ladder(recipe, [], tmp_path / "out")
     assert not list((tmp_path / "out").glob("rungs/*/seed-*"))
+
+
+def test_a_recipe_that_failed_before_training_may_be_mended(corpus, tmp_path):
+    recipe = load_ladder(write_recipe(tmp_path, corpus, texts={}))
+    output = tmp_path / "out"
+    output.mkdir()
+    with pytest.raises(DataError, match="the source refusal is empty"):
+        prepare(recipe, output)
+    mended = load_ladder(write_recipe(tmp_path, corpus))
+    assert [use.name for use in prepare(mended, output)["tags"]] == ["safe", "refusal", "tagged"]
+    with pytest.raises(IdentityError, match="texts"):
+        prepare(recipe, output)
+
+
+def test_models_behind_a_server_have_no_ladder(corpus, tmp_path):
+    recipe = write_recipe(tmp_path, corpus)
+    server = "evaluation.settings={server: {url: 'http://127.0.0.1:9', model: m}}"
+    with pytest.raises(RecipeError, match="evaluates the models that it trains: leave `server` out"):
+        load_ladder(recipe, [server])
 
 
 def test_a_corpus_without_unsafe_originals_is_refused(tmp_path):
