@@ -19,6 +19,7 @@ from evaluation.files import read_json, write_json, write_whole
 from evaluation.ladder.rungs import COLUMNS, RUNG_OF
 from evaluation.ladder.table import Ladder, RungFacts, SourceUse, ladder_json, ladder_markdown
 from evaluation.results import RESULT_FILE, read_result
+from pipeline.executors.die_with_parent import die_with_parent
 from pipeline.manifest import identity_difference
 from safetrove.ladder_recipe import LadderRecipe, ladder_identity, load_ladder
 from safetrove.ladder_steps import chain_folder, chats_file, evaluation_folder, installation, is_done, run_chain
@@ -80,7 +81,9 @@ def prepare(recipe: LadderRecipe, output: Path) -> dict[str, list[SourceUse]]:
     if ready and (different := identity_difference(read_json(frozen), wanted)):
         lines = [f"    {key}: {old!r} -> {new!r}" for key, (old, new) in different.items()]
         raise IdentityError(
-            f"{output} holds the ladder of another recipe:\n" + "\n".join(lines) + "\nName another --output, or delete it. "
+            f"{output} holds the ladder of another recipe:\n"
+            + "\n".join(lines)
+            + "\nName another --output, or delete it. "
             "Seeds may be added to the recipe of an old one."
         )
     if not ready:
@@ -200,7 +203,10 @@ def _run_command(path: Path, overrides: Sequence[str], output: Path, chain: Chai
     command += ["--rung", chain[0], "--seed", str(chain[1])]
     environment = {**installation(), "TQDM_DISABLE": "1"}  # bars are no lines of a log
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
-        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+        # a model that goes on without its ladder would be in the way of the next call
+        code = subprocess.run(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment, preexec_fn=die_with_parent
+        ).returncode
     return code, time.monotonic() - began
 
 

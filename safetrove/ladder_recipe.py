@@ -117,7 +117,9 @@ def load_ladder(path: Path, overrides: Sequence[str] = ()) -> LadderRecipe:
     recipe = load_finetune_recipe(path, LadderRecipe, overrides)
     recipe.pretraining()
     if recipe.evaluating().server is not None:
-        raise RecipeError(f"{path}: the ladder evaluates the models that it trains: leave `server` out of the evaluation")
+        raise RecipeError(
+            f"{path}: the ladder evaluates the models that it trains: leave `server` out of the evaluation"
+        )
     for step in ("instruction", "benign", *(["instruction_tag"] if recipe.instruction_tag else [])):
         recipe.tuning(step)  # type: ignore[arg-type]
     return recipe

@@ -23,6 +23,7 @@ from evaluation.ladder.rungs import COLUMNS, RUNG_OF
 from evaluation.results import RESULT_FILE
 from finetune.loading import RESULT_FILE as TUNED_FILE
 from pipeline.atomic_files import write_text
+from pipeline.executors.die_with_parent import die_with_parent
 from pipeline.run_folder import RunFolder
 from pretrain.export import NOTE
 from safetrove.ladder_recipe import LadderRecipe
@@ -92,7 +93,7 @@ def _pretrain(recipe: LadderRecipe, folder: Path, seed: int) -> None:
     if not (base / NOTE).is_file():
         write_text(file, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
         command = [*(recipe.launcher or (sys.executable,)), "-m", "safetrove", "pretrain", str(file)]
-        code = subprocess.run(command, env=installation()).returncode
+        code = subprocess.run(command, env=installation(), preexec_fn=die_with_parent).returncode
         if code:
             raise ModelError(
                 f"{folder}: pretraining ended with exit code {code}; its messages stand above, or in log.txt. After mending "

@@ -19,7 +19,9 @@ STRINGS = {"attack_labels": ["answered"], "refusal_labels": ["refused"]}
 def result(labels, benign=(), suite="a", attack="none"):
     """One evaluation with these labels of the harmful prompts 0, 1, ... and of benign ones."""
     items = [
-        Item(suite, attack, f"{kind}{n}", kind, None, "p", "a", {"strings": Verdict(label), "scores": Verdict("level_0")})
+        Item(
+            suite, attack, f"{kind}{n}", kind, None, "p", "a", {"strings": Verdict(label), "scores": Verdict("level_0")}
+        )
         for kind, group in (("harmful", labels), ("benign", benign))
         for n, label in enumerate(group)
     ]

@@ -25,7 +25,7 @@ def write_lines(path: Path, rows: list) -> Path:
 
 
 def write_recipe(folder: Path, run: Path, **changes) -> Path:
-    """A ladder of raw, refusal, tags and Safe Beam of one seed: 3 updates of a tiny model, suites of 4 prompts."""
+    """A ladder of refusal, tags and Safe Beam of one seed: 3 updates of a tiny model, suites of 4 prompts."""
     write_lines(folder / "mine.jsonl", [{"prompt": f"venom {n}", "kind": "bad" if n % 2 else "good"} for n in range(4)])
     (folder / "mine.yaml").write_text(yaml.safe_dump(SUITE))
     pretrain = {
@@ -37,7 +37,12 @@ def write_recipe(folder: Path, run: Path, **changes) -> Path:
         "data": [{"name": "chats", "path": "-"}],
     }  # fmt: skip
     tagged = {**tuning, "data": [*tuning["data"], {"name": "unsafe", "path": "-", "share": 0.1, "tag_rate": 0.3}]}
-    benign = {**tuning, "data": [{"name": "sums", "builder": "arithmetic_problems", "rows": 8}], "evaluation_rows": 2, "max_length": 256}
+    benign = {
+        **tuning,
+        "data": [{"name": "sums", "builder": "arithmetic_problems", "rows": 8}],
+        "evaluation_rows": 2,
+        "max_length": 256,
+    }
     evaluation = {
         "suites": [str(folder / "mine.yaml")], "judges": ["refusal_strings"],
         "generation": {"max_new_tokens": 3, "dtype": "float32", "threads": 1},
@@ -48,7 +53,7 @@ def write_recipe(folder: Path, run: Path, **changes) -> Path:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
     chats, dialogues = write_lines(folder / "chats.jsonl", CHATS), write_lines(folder / "dialogues.jsonl", DIALOGUES)
     recipe = {
-        "corpus": str(run), "rungs": ["raw", "refusal", "tags", "safe_beam"], "seeds": [0],
+        "corpus": str(run), "rungs": ["refusal", "tags", "safe_beam"], "seeds": [0],
         "shares": {"refusal": 0.25},
         "texts": {"refusal": [{"path": str(chats), "part": [0, 0.5]}]},
         "chats": {"chats": [{"path": str(chats), "part": [0.5, 1]}], "unsafe": [{"path": str(dialogues)}]},

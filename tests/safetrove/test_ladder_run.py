@@ -29,9 +29,11 @@ def finished(corpus, tmp_path_factory):
     """(folder, recipe, output, what was printed) of a ladder of one seed."""
     folder = tmp_path_factory.mktemp("ladder")
     recipe = write_recipe(folder, corpus)
-    result = CliRunner().invoke(app, ["evaluate", "ladder", str(recipe), "--output", str(folder / "out")])
-    logs = "\n".join(path.read_text()[-2000:] for path in folder.glob("out/rungs/*/*/log.txt"))
-    assert result.exit_code == 0, f"{result.output}\n{result.exception}\n{logs}"
+    command = ["evaluate", "ladder", str(recipe), "--output", str(folder / "out")]
+    for chosen in (["--rung", "refusal"], []):  # one model: in this process; then the others, each in its own
+        result = CliRunner().invoke(app, [*command, *chosen])
+        logs = "\n".join(path.read_text()[-2000:] for path in folder.glob("out/rungs/*/*/log.txt"))
+        assert result.exit_code == 0, f"{result.output}\n{result.exception}\n{logs}"
     return folder, recipe, folder / "out", result.output
 
 
@@ -45,7 +47,7 @@ def test_the_whole_ladder_from_one_command(finished):
     (attack, over) = ladder["tables"]
     assert (attack["judge"], attack["measure"]) == ("refusal_strings", "attack_success_rate")
     assert over["measure"] == "over_refusal_rate"
-    for rung in ("raw", "refusal", "tags", "safe_beam"):
+    for rung in ("refusal", "tags", "safe_beam"):
         assert set(attack["rungs"][rung]) == {"base", "instruction", "benign"}
         cell = attack["rungs"][rung]["benign"]
         assert cell["prompts"] == 2 and set(cell["seeds"]) == {"0"} and cell["value"] == cell["seeds"]["0"]["value"]
@@ -61,27 +63,22 @@ def test_the_whole_ladder_from_one_command(finished):
         "held-out benign loss before its tuning",
         "held-out benign loss after its tuning",
     }
-    assert "38.8" in printed and "| + Safe Beam |" in printed and "Texts of our own" in printed
+    assert "38.8" not in printed and "25.1" in printed and "| + Safe Beam |" in printed and "Texts of our own" in printed
     assert (output / "ladder.png").read_bytes().startswith(b"\x89PNG")
     assert (output / "ladder.md").read_text() in printed
 
 
 def test_every_rung_trains_on_as_many_tokens_and_its_own_mixture(finished):
     _, _, output, _ = finished
-    for rung, sources in (
-        ("raw", {"safe", "unsafe"}),
-        ("refusal", {"safe", "refusal"}),
-        ("tags", {"safe", "refusal", "tagged"}),
-    ):
+    for rung, sources in (("refusal", {"safe", "refusal"}), ("tags", {"safe", "refusal", "tagged"})):
         rows = [json.loads(line) for line in (output / f"rungs/{rung}/seed-0/pretrain/metrics.jsonl").open()]
         read = rows[-1]["tokens_by_source"]
         assert sum(read.values()) == 3 * 4 * 64 and {name for name, tokens in read.items() if tokens} == sources
-        if "refusal" in sources:
-            assert read["refusal"] == 3 * 64  # a quarter
+        assert read["refusal"] == 3 * 64  # a quarter
     tuned = {
-        r: json.loads((output / f"rungs/{r}/seed-0/instruction/finetune.json").read_text()) for r in ("raw", "tags")
+        r: json.loads((output / f"rungs/{r}/seed-0/instruction/finetune.json").read_text()) for r in ("refusal", "tags")
     }
-    assert set(tuned["raw"]["data"]["sources"]) == {"chats"} and tuned["tags"]["data"]["sources"]["unsafe"] >= 1
+    assert set(tuned["refusal"]["data"]["sources"]) == {"chats"} and tuned["tags"]["data"]["sources"]["unsafe"] >= 1
 
 
 def test_no_chat_serves_pretraining_and_tuning(finished, corpus):
@@ -112,7 +109,7 @@ def test_a_changed_recipe_is_refused_with_the_difference(finished):
     with pytest.raises(IdentityError, match=r"benign\.lr: 0\.0001 -> 0\.5(.|\n)*shares\.refusal: 0\.25 -> 0\.3"):
         run_ladder(recipe, ["benign.settings={lr: 0.5}", "shares.refusal=0.3"], output)
     assert files(output) == before
-    with pytest.raises(RecipeError, match="--rung moral: the recipe's rungs are raw, refusal, tags, safe_beam"):
+    with pytest.raises(RecipeError, match="--rung moral: the recipe's rungs are refusal, tags, safe_beam"):
         run_ladder(recipe, [], output, ["moral"])
     with pytest.raises(RecipeError, match="--seed 7: the recipe's seeds are 0"):
         run_ladder(recipe, [], output, [], [7])
@@ -122,9 +119,9 @@ def test_a_model_is_made_by_one_process_at_a_time(finished):
     from pipeline.run_folder import RunFolder
 
     _, recipe, output, _ = finished
-    with RunFolder(output / "rungs/raw/seed-0").locked():
+    with RunFolder(output / "rungs/refusal/seed-0").locked():
         with pytest.raises(DataError, match="another command"):
-            run_chain(load_ladder(recipe), output, "raw", 0)
+            run_chain(load_ladder(recipe), output, "refusal", 0)
 
 
 def test_a_rung_that_fails_is_named_and_the_others_are_kept(corpus, tmp_path):
@@ -137,7 +134,8 @@ def test_a_rung_that_fails_is_named_and_the_others_are_kept(corpus, tmp_path):
 
 
 def test_untagged_originals_and_fresh_tags_are_those_of_the_corpus(corpus, tmp_path):
-    recipe = load_ladder(write_recipe(tmp_path, corpus, pretrain={"recipe": str(tmp_path / "pretrain.yaml"),
+    rungs = ["raw", "tags"]
+    recipe = load_ladder(write_recipe(tmp_path, corpus, rungs=rungs, pretrain={"recipe": str(tmp_path / "pretrain.yaml"),
                                                                   "settings": {"train_iters": 60}}))  # fmt: skip
     uses = write_tokens(recipe, tmp_path / "out")
     blend = load_blend(corpus / "tokens/blend.json")
@@ -200,6 +198,6 @@ def test_models_behind_a_server_have_no_ladder(corpus, tmp_path):
 
 
 def test_a_corpus_without_unsafe_originals_is_refused(tmp_path):
-    recipe = write_recipe(tmp_path, make_corpus(tmp_path, unsafe=False))
+    recipe = write_recipe(tmp_path, make_corpus(tmp_path, unsafe=False), rungs=["raw", "score_0"])
     with pytest.raises(DataError, match="the source unsafe is empty: the corpus has no unsafe originals"):
         run_ladder(recipe, [], tmp_path / "out")
