@@ -63,7 +63,9 @@ def test_the_whole_ladder_from_one_command(finished):
         "held-out benign loss before its tuning",
         "held-out benign loss after its tuning",
     }
-    assert "38.8" not in printed and "25.1" in printed and "| + Safe Beam |" in printed and "Texts of our own" in printed
+    assert (
+        "38.8" not in printed and "25.1" in printed and "| + Safe Beam |" in printed and "Texts of our own" in printed
+    )
     assert (output / "ladder.png").read_bytes().startswith(b"\x89PNG")
     assert (output / "ladder.md").read_text() in printed
 
