@@ -20,7 +20,7 @@ def test_one_command_before_and_after_benign_tuning(tmp_path):
         })
     )  # fmt: skip
     model = save_tiny_model(tmp_path / "model")
-    tuning = ["data.0.rows=8", "evaluation_rows=2", "max_steps=2", "lora=null", "threads=1", "batch_size=4"]
+    tuning = ["data.0.rows=8", "evaluation_rows=2", "max_steps=4", "lr=0.1", "lora=null", "threads=1", "batch_size=4"]
     command = ["evaluate", "robustness", str(tmp_path / "evaluation.yaml"), "--output", str(tmp_path / "out")]
     command += ["--set", f"model={model}", "--set", "name=tiny"]
     command += [part for item in tuning for part in ("--set-tuning", item)]
@@ -32,6 +32,12 @@ def test_one_command_before_and_after_benign_tuning(tmp_path):
     assert row["tests_against_first"]["tiny, after benign tuning"]["n"] == row["results"]["tiny, before"]["valid"] > 0
     tuned = json.loads((tmp_path / "out/tuned/finetune.json").read_text())
     assert tuned["model"]["name"] == str(model) and tuned["data"]["sources"] == {"arithmetic": 8}
+    asked = [
+        json.loads((tmp_path / f"out/{when}/evaluation.json").read_text())["recipe"] for when in ("before", "after")
+    ]
+    assert [recipe.pop("model") for recipe in asked] == [str(model), str(tmp_path / "out/tuned/model")]
+    assert [recipe.pop("name") for recipe in asked] == compared["results"] and asked[0] == asked[1]
+    # random weights under so high a rate: other weights give other answers
     answers = [(tmp_path / f"out/{when}/items.jsonl").read_text() for when in ("before", "after")]
     assert answers[0] != answers[1]
     again = CliRunner().invoke(app, command)
