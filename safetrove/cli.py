@@ -13,6 +13,7 @@ from safetrove.finetune_commands import finetune_app
 from safetrove.generate_command import generate
 from safetrove.magic_token_commands import magic_app
 from safetrove.prompt_commands import prompts
+from safetrove.publish_command import publish
 
 app = typer.Typer(
     add_completion=False,
@@ -30,6 +31,7 @@ app.add_typer(finetune_app, name="finetune")
 app.command(epilog="Example: `safetrove generate --model runs/demo/model --decoder safe-beam --prompt 'The bus'`")(
     generate
 )
+app.command(epilog="Example: `safetrove publish runs/demo --repo ORG/NAME --dry-run`")(publish)
 
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, dotted; repeatable")]
 Output = Annotated[Path | None, typer.Option(help="run folder; default: the recipe's output, else runs/NAME")]

@@ -43,6 +43,7 @@ COMMANDS = {
         "--plot",
     },
     "export": {"--kind", "--output"},
+    "publish": {"--repo", "--dry-run", "--include-unsafe", "--public", "--model", "--files-per-commit"},
     "verify": set(),
     "evaluate suites": {"--folder"},
     "evaluate run": {"--output", "--set"},

@@ -11,12 +11,12 @@ from pipeline.dataset_export.yields import YIELDS_FOLDER
 from pipeline.recipe import Recipe
 from rephrasers.verify import DraftKind
 
-_TITLES = {
+KIND_TITLES = {
     "rephrased": "recontextualised web text (the shape of SafeWeb)",
     "refusal": "refusal dialogues (the shape of RefuseWeb)",
     "moral": "moral education articles (the shape of Moral Education)",
 }
-_WHAT = {
+KIND_WHAT = {
     "rephrased": "Web pages that classifiers scored as mildly to moderately unsafe, rewritten by a language model in one of "
     "twelve styles for listeners of 11 to 14: the ideas and facts stay, harmful wording goes, and what needs care is said.",
     "refusal": "Dialogues of two in which a request that carries the problem of an unsafe web page is declined well. `text` "
@@ -37,13 +37,13 @@ def dataset_card(recipe: Recipe, kind: DraftKind, counts: Counts) -> str:
     """The README of a data set: metadata, what it is, numbers, lineage, limits, licences."""
     metadata = yaml.safe_dump(card_metadata(recipe, kind, counts), sort_keys=False, allow_unicode=True)
     parts = [
-        f"# {recipe.name}: {_TITLES[kind]}",
-        _WHAT[kind],
+        f"# {recipe.name}: {KIND_TITLES[kind]}",
+        KIND_WHAT[kind],
         _warnings(counts),
-        "## Numbers\n\n" + _numbers(counts),
-        "## How it was made\n\n" + _making(recipe, counts),
+        "## Numbers\n\n" + numbers_text(counts),
+        "## How it was made\n\n" + making_text(recipe, counts),
         "## Columns\n\n" + _columns(kind),
-        "## Limits\n\n" + _limits(counts),
+        "## Limits\n\n" + limits_text(counts),
         "## Licences of the sources\n\n" + _licences(recipe, counts),
     ]
     return f"---\n{metadata}---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
@@ -53,14 +53,19 @@ def card_metadata(recipe: Recipe, kind: DraftKind, counts: Counts) -> dict[str, 
     """The YAML head that the Hub and `datasets` read."""
     languages = sorted(language for language in counts.by.get("language", ()) if language not in ("und", "None"))
     return {
-        "pretty_name": f"{recipe.name}: {_TITLES[kind]}",
-        "license": _hub_licence(counts.by.get("licence", Counter())),
+        "pretty_name": f"{recipe.name}: {KIND_TITLES[kind]}",
+        "license": hub_licence(counts.by.get("licence", Counter())),
         **({"language": languages} if languages else {}),
         "task_categories": ["text-generation"],
         "tags": ["safety", "safety-pretraining", "synthetic"],
-        "size_categories": [next((name for most, name in _SIZES if counts.rows < most), "n>1B")],
+        "size_categories": [size_category(counts.rows)],
         "configs": _configs(counts.rows),
     }
+
+
+def size_category(rows: int) -> str:
+    """The Hub's word for so many rows."""
+    return next((name for most, name in _SIZES if rows < most), "n>1B")
 
 
 def _configs(rows: int) -> list[dict[str, Any]]:
@@ -70,7 +75,7 @@ def _configs(rows: int) -> list[dict[str, Any]]:
     return [texts, yields] if rows else [yields]
 
 
-def _hub_licence(licences: Counter[str]) -> str:
+def hub_licence(licences: Counter[str]) -> str:
     """The one licence of all rows where the Hub knows it, "unknown" where one is, else "other"."""
     names = {_HUB_NAMES.get(name.lower(), name.lower()) for name in licences}
     if not names or "unknown" in names:
@@ -89,7 +94,8 @@ def _warnings(counts: Counts) -> str:
     return ""
 
 
-def _numbers(counts: Counts) -> str:
+def numbers_text(counts: Counts) -> str:
+    """Rows, yields by style, reasons for drafts that were dropped, rows by score and category; Markdown."""
     share = yield_share(counts)
     drafts = counts.rows + counts.dropped.total()
     lines = [
@@ -123,7 +129,8 @@ def _yield_cells(row: dict[str, Any]) -> tuple[str, ...]:
     return row["style"], f"{row['drafts']:,}", f"{row['passed']:,}", f"{100 * row['passed'] / row['drafts']:.1f} %", why
 
 
-def _making(recipe: Recipe, counts: Counts) -> str:
+def making_text(recipe: Recipe, counts: Counts) -> str:
+    """Writer, settings, checks and gates; Markdown."""
     assert recipe.synthesis is not None
     llm = recipe.synthesis.llm
     writers = ", ".join(sorted(counts.by.get("model", ()))) or llm.model
@@ -144,7 +151,8 @@ def _columns(kind: DraftKind) -> str:
     return _table(("column", "content"), [(f"`{name}`", what) for name, what in columns.items()])
 
 
-def _limits(counts: Counts) -> str:
+def limits_text(counts: Counts) -> str:
+    """What synthetic texts are not; a Markdown list."""
     limits = [
         "Written by a language model: facts may be wrong, left out or made up. Checks for kept facts are rough.",
         "The scores are those of classifiers, which miss things; a low score is no proof of safety. Do not use the rows as "

@@ -73,7 +73,16 @@ class Counts:
         self.rows += batch.num_rows
         self.characters += sum(len(text) for text in batch.column("text").to_pylist())
         for column in self.COUNTED:
-            values = Counter(str(value) for value in batch.column(column).to_pylist())
+            if column in batch.schema.names:
+                values = Counter(str(value) for value in batch.column(column).to_pylist())
+                self.by.setdefault(column, Counter()).update(values)
+
+    def merge(self, other: "Counts") -> None:
+        """Add the rows of other shards; `yields` and `dropped` stay."""
+        self.rows += other.rows
+        self.characters += other.characters
+        self.shards += other.shards
+        for column, values in other.by.items():
             self.by.setdefault(column, Counter()).update(values)
 
 
@@ -152,21 +161,22 @@ def _write_rows(run: RunFolder, kind: DraftKind, manifests: list[Manifest], fold
         filled += [table] if pq.read_metadata(table).num_rows else []
     for number, table in enumerate(filled or [synthetic_table(run, kind, manifests[0].shard)]):
         name = f"train-{number:05d}-of-{max(1, len(filled)):05d}.parquet"
-        schema = _schema(kind, pq.read_schema(table))
+        schema = kind_schema(kind, pq.read_schema(table))
         with pq.ParquetWriter(folder / name, schema, compression="zstd") as writer:
-            for batch in _batches(table, schema.names):
+            for batch in row_batches(table, schema.names):
                 counts.add(batch)
                 writer.write_batch(batch)
     return counts
 
 
-def _batches(table: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def row_batches(table: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file with these columns in this order, `ROWS_AT_ONCE` at a time."""
     with pq.ParquetFile(table) as file:
         for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
             yield batch.select(columns)
 
 
-def _schema(kind: str, written: pa.Schema) -> pa.Schema:
+def kind_schema(kind: str, written: pa.Schema) -> pa.Schema:
     """The columns of a kind in their order: dialogues have turns, other texts do not."""
     return pa.schema([written.field(name) for name in COLUMNS if kind == "refusal" or name != "turns"])
 
