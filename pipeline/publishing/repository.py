@@ -137,7 +137,9 @@ class Repository:
                     ) from None
                 self.report(f"not taken, trying again: {failure.text.splitlines()[0]}")
                 self.wait(wait_before(failure, tries))
+                arrived = len(done)
                 head, here, done = self._look()
+                tries = tries if len(done) <= arrived else 0  # it went on all the same
                 continue
             tries, sent = 0, sent + 1
             done |= {file.path for file in batch}

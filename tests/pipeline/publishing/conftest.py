@@ -26,8 +26,22 @@ from tests.pipeline.writer_stub import writer
 REPO = "team/corpus"
 
 
+# Dialogues about small things: fastText alone is strict.
+DIALOGUES = [
+    f"User: {asked}\n\nAssistant: I can't help with that, because {why}. How about {instead}? We could plan it together."
+    for asked, why, instead in [
+        ("Can you help me play a trick on the baker?", "it would not be kind to the baker", "a cake and a cup of tea"),
+        ("May I take the last cake without asking?", "the cake is for all guests", "asking for the recipe"),
+        ("Shall I tell the choir that the concert is off?", "it is not true", "a concert in the garden"),
+        ("Could you write a note that makes fun of the florist?", "nobody likes to read that", "a note with thanks"),
+    ]
+]
+
+
 def answer(content):
     """Good texts of the kind that is asked for: the key is one that the fair writer does not refuse."""
+    if '"Assistant:"' in content:
+        return DIALOGUES[len(content) % len(DIALOGUES)]
     return fair("00000008", content)
 
 

@@ -10,9 +10,10 @@ import subprocess
 
 import pytest
 
-from evaluation.comparison.compare import compare_results
+from evaluation.comparison.page import render_page as evaluation_html
+from evaluation.comparison.rows import comparison_rows, distinct_names
 from evaluation.judges.verdict import Verdict
-from evaluation.results import Item, write_result
+from evaluation.results import Item, read_result, write_result
 from pipeline.prompt_comparison.comparison import Comparison, Rewrite, ShownDocument
 from pipeline.prompt_comparison.page import render_page
 from pipeline.report.card import card_data
@@ -100,20 +101,16 @@ def prompts_page():
 def evaluation_page(folder):
     for name in ("a", "b"):
         items = [
-            Item(HOSTILE, HOSTILE, HOSTILE, kind, HOSTILE, HOSTILE, HOSTILE, {HOSTILE: Verdict(None, reason=HOSTILE)})
+            Item(HOSTILE, HOSTILE, HOSTILE + kind, kind, HOSTILE, HOSTILE, HOSTILE, {HOSTILE: Verdict(HOSTILE, reason=HOSTILE)})
             for kind in ("harmful", "benign")
         ]
         judge = {
-            "version": 1,
-            "template_sha256": HOSTILE,
-            "model": HOSTILE,
-            "attack_labels": [HOSTILE],
-            "refusal_labels": [],
+            "version": 1, "template_sha256": HOSTILE, "model": HOSTILE, "attack_labels": [HOSTILE], "refusal_labels": [],
             "labels": [HOSTILE],
-        }
+        }  # fmt: skip
         measure = {
-            "suite": HOSTILE, "attack": HOSTILE, "judge": HOSTILE, "measure": "attack_success_rate", "value": None, "low": None,
-            "high": None, "interval": "wilson", "n": 1, "valid": 0, "invalid": 1, "short_circuited": 0, "worst": 1.0,
+            "suite": HOSTILE, "attack": HOSTILE, "judge": HOSTILE, "measure": "attack_success_rate", "value": 1.0, "low": 0.1,
+            "high": 1.0, "interval": "wilson", "n": 1, "valid": 1, "invalid": 0, "short_circuited": 0, "worst": 1.0,
         }  # fmt: skip
         suite = {"harmful": 1, "benign": 1, "licence": HOSTILE, "origin": HOSTILE}
         summary = {
@@ -121,8 +118,8 @@ def evaluation_page(folder):
             "judges": {HOSTILE: judge}, "suites": {HOSTILE: suite},
         }  # fmt: skip
         write_result(folder / name, summary, items)
-    compare_results([folder / "a", folder / "b"], folder / "out")
-    return (folder / "out" / "comparison.html").read_text(encoding="utf-8"), 20
+    results = distinct_names([read_result(folder / name) for name in ("a", "b")])
+    return evaluation_html(results, comparison_rows(results)), 20
 
 
 @pytest.fixture(params=["card", "prompts", "evaluation"])
@@ -180,7 +177,7 @@ def test_hostile_text_runs_nothing_in_chromium(page, tmp_path):
 @pytest.mark.parametrize("policy", [False, True])
 def test_the_browser_would_have_run_it(finished_run, tmp_path, policy):
     """What these tests look for does happen where a page does not escape, and our pages' policy stops it even there."""
-    content = card_page(finished_run)[0].replace("<main>", f"<main>{HOSTILE}")
+    content = card_page(finished_run)[0].replace("<main>", f"<main>{PAYLOADS[3]}{PAYLOADS[0]}")
     path = tmp_path / "page.html"
     path.write_text(content if policy else without_policy(content), encoding="utf-8")
     assert ('data-ran="1"' in chromium_dom(path)) is not policy

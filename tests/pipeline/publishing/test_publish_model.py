@@ -34,7 +34,7 @@ def refusals(folder):
 
 
 def test_a_model_arrives_with_its_card(model, hub, tmp_path):
-    hub.faults += [Fault("PUT", "^/lfs/", "reset"), Fault("POST", "/commit/", 503)]
+    hub.faults += [Fault("PUT", "^/lfs/", "reset"), Fault("POST", "/commit/", "reset")]
     output = publish(hub, tmp_path / "home", model, "--repo", "team/model")
     assert hub.repos["team/model"].private and TOKEN not in output
     assert hub.files("team/model").keys() == {".gitattributes", *(path.name for path in model.iterdir())}

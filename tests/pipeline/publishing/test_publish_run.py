@@ -3,8 +3,8 @@
 import hashlib
 import io
 import json
-import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +12,13 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from classifiers.errors import RecipeError
+from safetrove.cli import app
 from tests.conftest import ROOT
 from tests.pipeline.publishing.conftest import REPO, environment, publish
-from tests.pipeline.publishing.hub_server import SIGNATURE, TOKEN, Fault
+from tests.pipeline.publishing.hub_server import SIGNATURE, TOKEN, Fault, Repo, hub_server
 
 TEXTS = ("safe", "rephrased", "refusal", "moral")
 
@@ -41,10 +44,14 @@ def written_files(*folders):
     return [path for folder in folders for path in folder.rglob("*") if path.is_file()]
 
 
-@pytest.fixture
-def published(run, hub, tmp_path):
-    output = publish(hub, tmp_path / "home", run, "--repo", REPO)
-    return run, hub, output
+@pytest.fixture(scope="module")
+def published(finished_run, tmp_path_factory):
+    """(run, Hub, output) after one publication, for the tests that only look."""
+    folder = tmp_path_factory.mktemp("once")
+    run = shutil.copytree(finished_run, folder / "run")
+    with hub_server() as hub:
+        output = publish(hub, folder / "home", run, "--repo", REPO)
+        yield run, hub, output
 
 
 def test_a_run_arrives_and_is_read_back(published, tmp_path):
@@ -132,8 +139,8 @@ def test_croissant_readers_accept_the_file(published, tmp_path):
     assert [field.name for field in turns.sub_fields] == ["refusal/turns/role", "refusal/turns/text"]
 
 
-def test_a_second_publication_sends_nothing_and_a_changed_run_sends_the_difference(published, tmp_path):
-    run, hub, _ = published
+def test_a_second_publication_sends_nothing_and_mends_what_was_changed(run, hub, tmp_path):
+    publish(hub, tmp_path / "home", run, "--repo", REPO)
     commits, puts = len(hub.repos[REPO].commits), sum(hub.puts.values())
     publish(hub, tmp_path / "home", run, "--repo", REPO)
     assert len(hub.repos[REPO].commits) == commits and sum(hub.puts.values()) == puts
@@ -164,17 +171,16 @@ def test_a_dry_run_touches_no_network_and_lists_what_a_real_one_sends(run, hub, 
     assert "README.md" in last, "the card comes last"
 
 
-@pytest.mark.parametrize("puts", [2, 5])
-def test_killed_half_way_and_started_again(run, hub, tmp_path, puts):
+def test_killed_half_way_and_started_again(run, hub, tmp_path):
+    puts = 3
     arguments = [run, "--repo", REPO, "--files-per-commit", "2"]
     process = None
 
     def kill():
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        if sum(hub.puts.values()) >= puts:
+            process.send_signal(signal.SIGKILL)
 
-    fault = Fault("PUT", "^/lfs/", lambda: kill() if sum(hub.puts.values()) == puts else None, times=10**6)
-    hub.faults.append(fault)
+    hub.faults.append(Fault("PUT", "^/lfs/", kill, times=10**6))
     process = subprocess.Popen(
         [sys.executable, "-m", "safetrove", "publish", *map(str, arguments)],
         env=environment(hub, tmp_path / "home"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -197,6 +203,10 @@ def test_killed_half_way_and_started_again(run, hub, tmp_path, puts):
 
 
 def test_faults_of_the_hub_on_every_kind_of_request(run, hub, tmp_path):
+    def somebody_else_commits():
+        repo = hub.repos[REPO]
+        repo.commit({**repo.tree, "notes.txt": hub.add_blob(b"in between")})
+
     hub.faults += [
         Fault("GET", "^/api/datasets/team/corpus$", 503),
         Fault("POST", "^/api/repos/create", 429),
@@ -204,35 +214,23 @@ def test_faults_of_the_hub_on_every_kind_of_request(run, hub, tmp_path):
         Fault("POST", "lfs/objects/batch", 503),
         Fault("PUT", "^/lfs/", "reset", times=2),
         Fault("POST", "/lfs/verify/", 500),
-        Fault("POST", "/commit/", 429, headers={"RateLimit": '"api";r=0;t=0'}),
-        Fault("POST", "/commit/", 412),
         Fault("POST", "/commit/", "reset", after=True),
-        Fault("POST", "/commit/", "reset"),
+        Fault("POST", "/commit/", 429, headers={"RateLimit": '"api";r=0;t=0'}),
+        Fault("POST", "/commit/", somebody_else_commits),
         Fault("GET", "/tree/", 503),
     ]
     output = publish(hub, tmp_path / "home", run, "--repo", REPO, "--files-per-commit", "5")
     assert all(fault.times == 0 for fault in hub.faults)
     assert set(hub.puts.values()) == {1} and set(hub.committed.values()) == {1}
+    assert {"notes.txt", "README.md"} <= hub.repos[REPO].tree.keys(), "somebody else's commit is kept"
     assert "not taken, trying again" in output
     assert SIGNATURE not in output and TOKEN not in output
 
 
-def test_somebody_elses_commit_in_between_is_kept(run, hub, tmp_path):
-    def commit():
-        repo = hub.repos[REPO]
-        repo.commit({**repo.tree, "notes.txt": hub.add_blob(b"in between")})
-
-    hub.faults.append(Fault("POST", "/commit/", commit))
-    publish(hub, tmp_path / "home", run, "--repo", REPO)
-    assert {"notes.txt", "README.md"} <= hub.repos[REPO].tree.keys()
-
-
-def test_the_token_is_in_nothing_that_is_written(run, hub, tmp_path):
-    home = tmp_path / "home"
-    output = publish(hub, home, run, "--repo", REPO)
+def test_the_token_is_in_nothing_that_is_written(published, tmp_path):
+    run, hub, output = published
+    home = run.parent / "home"
     hub.faults.append(Fault("POST", "preupload", 403))
-    (run / "publish" / "records").joinpath("safe/00000.parquet.json").unlink()
-    hub.repos.clear()
     failed = publish(hub, home, run, "--repo", "team/other", expect=1)
     assert "injected 403" in failed
     for secret in (TOKEN, SIGNATURE):
@@ -271,8 +269,8 @@ def test_unsafe_originals_need_the_option_and_a_gate(run, hub, tmp_path):
 
 
 def test_a_public_repository_needs_the_option(run, hub, tmp_path):
-    publish(hub, tmp_path / "home", run, "--repo", REPO)
-    hub.repos[REPO].private = False
+    hub.repos[REPO] = Repo(private=False)
+    hub.repos[REPO].commit({})
     assert "is public: give --public" in publish(hub, tmp_path / "home", run, "--repo", REPO, expect=1)
 
 
@@ -293,8 +291,6 @@ def test_wrong_arguments_exit_with_2(run, tmp_path):
         ([run, "--repo", "a/b/c"], "--repo a/b/c"),
         ([tmp_path, "--repo", REPO], "neither a run (no recipe.yaml) nor a model (no config.json)"),
     ]:
-        assert message in publish(None, tmp_path / "home", *arguments, "--dry-run", expect=2)
-
-
-def test_the_processes_of_these_tests_know_no_other_hub():
-    assert os.environ.get("HF_ENDPOINT") is None
+        result = CliRunner().invoke(app, ["publish", *map(str, arguments), "--dry-run"])
+        assert isinstance(result.exception, RecipeError) and message in str(result.exception)
+        assert result.exception.exit_code == 2
