@@ -16,8 +16,8 @@ from pipeline.dataset_export.card import (
     size_category,
 )
 from pipeline.dataset_export.export import Counts
-from pipeline.publishing.configurations import KINDS, SAFE, TAGGED, config_columns, yields_name
-from pipeline.publishing.plan import ConfigRows, shard_pattern
+from pipeline.publishing.configurations import KINDS, config_columns, yields_name
+from pipeline.publishing.plan import SAFE, TAGGED, ConfigRows, shard_pattern
 from pipeline.publishing.refusals import is_unstated
 from pipeline.recipe import Recipe
 from pipeline.report.markdown import escape, render_markdown, table

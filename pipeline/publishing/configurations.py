@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from classifiers.errors import DataError
 from pipeline.dataset_export.export import COLUMNS, kind_schema, row_batches
 from pipeline.ingest.documents import DOCUMENT_SCHEMA
+from pipeline.publishing.plan import SAFE, TAGGED
 from pipeline.recipe import Recipe
 from pipeline.run_folder import RunFolder
 from pipeline.stages.dedup import document_table
@@ -25,7 +26,6 @@ from pipeline.stages.tag import TAGGED_SCHEMA, tagged_table
 from pipeline.stages.tokenise import synthetic_kinds
 from rephrasers.verify import DraftKind
 
-SAFE, TAGGED = "safe", "tagged"
 KINDS: tuple[DraftKind, ...] = get_args(DraftKind)
 
 SAFE_COLUMNS = {

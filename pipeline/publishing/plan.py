@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 RepoType = Literal["dataset", "model"]
+SAFE, TAGGED = "safe", "tagged"  # configurations of originals: of score 0, and unsafe ones with their tags' slots
 # The Hub asks for at most 10,000 files a folder and advises at most 100,000 a repository.
 MOST_FILES_A_FOLDER = 5_000
 ADVISED_FILES = 100_000

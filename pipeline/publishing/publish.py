@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pipeline.atomic_files import write_json
 from pipeline.publishing.arrival import check_hashes, read_back
-from pipeline.publishing.corpus import run_publication
 from pipeline.publishing.errors import PublishError
 from pipeline.publishing.model_folder import model_publication
 from pipeline.publishing.plan import CommitBounds, Publication, describe
@@ -29,6 +28,8 @@ def publish_run(run: RunFolder, repo: str, options: PublishOptions, report: Repo
 
     Records what went where in RUN/publish/published.json.
     """
+    from pipeline.publishing.corpus import run_publication  # every stage comes with it; a model needs none
+
     check_name(repo)
     address = _address("dataset", repo)
     publication = run_publication(run, repo, address, options.include_unsafe)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from classifiers.errors import DataError, IdentityError
+from classifiers.errors import SafetroveError
 from pipeline.dataset_export.export import Counts
 from pipeline.ledger import ledger_errors
 from pipeline.recipe import Recipe
@@ -18,7 +18,7 @@ def run_refusals(run: RunFolder) -> list[str]:
     """Unfinished, failed or stale shards, shards that were kept over stale inputs, a ledger that does not add up."""
     try:
         states = run_states(run)
-    except (IdentityError, DataError) as error:
+    except SafetroveError as error:
         return [str(error)]
     refusals = []
     for state in states:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from classifiers.errors import RecipeError
-from pipeline.publishing.configurations import TAGGED
 from pipeline.publishing.errors import PublishError
 from pipeline.publishing.patience import MOST_TRIES, hub_errors, patiently, understand, wait_before
-from pipeline.publishing.plan import CommitBounds, OutgoingFile, Publication, cut_into_commits, size_text
+from pipeline.publishing.plan import TAGGED, CommitBounds, OutgoingFile, Publication, cut_into_commits, size_text
 
 _GATES = ("auto", "manual")
 Report = Callable[[str], None]

@@ -101,7 +101,16 @@ def prompts_page():
 def evaluation_page(folder):
     for name in ("a", "b"):
         items = [
-            Item(HOSTILE, HOSTILE, HOSTILE + kind, kind, HOSTILE, HOSTILE, HOSTILE, {HOSTILE: Verdict(HOSTILE, reason=HOSTILE)})
+            Item(
+                HOSTILE,
+                HOSTILE,
+                HOSTILE + kind,
+                kind,
+                HOSTILE,
+                HOSTILE,
+                HOSTILE,
+                {HOSTILE: Verdict(HOSTILE, reason=HOSTILE)},
+            )
             for kind in ("harmful", "benign")
         ]
         judge = {
