@@ -78,15 +78,15 @@ def test_faults_of_the_hub_on_every_kind_of_request(model, hub, tmp_path):
     assert all(fault.times == 0 for fault in hub.faults)
     assert_whole(hub, model)
     assert "notes.txt" in hub.repos[REPO].tree, "somebody else's commit is kept"
-    assert "not taken, trying again: 412" in output or "trying again: Client error '412" in output
+    assert "not taken, trying again" in output and "412" in output
     assert SIGNATURE not in output and TOKEN not in output
 
 
 def test_a_refusal_of_the_hub_ends_it_without_secrets_and_it_goes_on_later(model, hub, tmp_path):
-    hub.faults += [Fault("POST", "/commit/", lambda: None), Fault("POST", "/commit/", 403)]
-    hub.faults += [Fault("PUT", "^/lfs/", lambda: None, times=10), Fault("PUT", "^/lfs/", 403, times=10**6)]
+    # the address of the upload, which the message must not show, is presigned
+    hub.faults += [Fault("PUT", "^/lfs/", lambda: None, times=5), Fault("PUT", "^/lfs/", 403, times=10**6)]
     failed = publish(hub, tmp_path / "home", model, "--repo", REPO, "--files-per-commit", "4", expect=1)
-    assert "injected 403" in failed and "the same command goes on from there" in failed
+    assert "injected 403" in failed and f"{hub.url}/lfs/" in failed and "the same command goes on from there" in failed
     for secret in (TOKEN, SIGNATURE):
         assert secret not in failed
         for path in (path for path in tmp_path.rglob("*") if path.is_file()):

@@ -13,7 +13,7 @@ import pytest
 from evaluation.comparison.page import render_page as evaluation_html
 from evaluation.comparison.rows import comparison_rows, distinct_names
 from evaluation.judges.verdict import Verdict
-from evaluation.results import Item, read_result, write_result
+from evaluation.results import Item, Result
 from pipeline.prompt_comparison.comparison import Comparison, Rewrite, ShownDocument
 from pipeline.prompt_comparison.page import render_page
 from pipeline.report.card import card_data
@@ -99,6 +99,7 @@ def prompts_page():
 
 
 def evaluation_page(folder):
+    results = []
     for name in ("a", "b"):
         items = [
             Item(
@@ -126,8 +127,8 @@ def evaluation_page(folder):
             "name": HOSTILE, "model": {"model": HOSTILE}, "decoder": {"decoder": HOSTILE}, "measures": [measure],
             "judges": {HOSTILE: judge}, "suites": {HOSTILE: suite},
         }  # fmt: skip
-        write_result(folder / name, summary, items)
-    results = distinct_names([read_result(folder / name) for name in ("a", "b")])
+        results.append(Result(HOSTILE, folder / name, summary, tuple(items)))
+    results = distinct_names(results)
     return evaluation_html(results, comparison_rows(results)), 20
 
 
