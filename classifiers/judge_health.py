@@ -6,6 +6,7 @@ the rewriter and hides in no other number.
 """
 
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -95,7 +96,7 @@ class GoldenReport:
 @cache
 def golden_texts() -> tuple[GoldenText, ...]:
     """The golden set, in the order of its file."""
-    lines = GOLDEN_FILE.read_text(encoding="utf-8").splitlines()
+    lines = io.StringIO(GOLDEN_FILE.read_text(encoding="utf-8"))
     return tuple(GoldenText(**json.loads(line)) for line in lines)
 
 

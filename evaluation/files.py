@@ -1,6 +1,7 @@
 """Files of a result folder: JSON that gets its name when it is whole, and JSON lines that are only ever appended to."""
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable
@@ -50,7 +51,7 @@ def read_lines(path: Path) -> list[Any]:
     """The values of a file of JSON lines. Raises DataError that names the file and the line."""
     rows = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = list(io.StringIO(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}): is its folder the result of an evaluation?") from error
     for number, line in enumerate(lines, 1):
@@ -76,7 +77,7 @@ class KeptAnswers:
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
             os.truncate(path, len(whole))
-        for number, line in enumerate(whole.decode().splitlines(), 1):
+        for number, line in enumerate(io.StringIO(whole.decode()), 1):
             try:
                 row = json.loads(line)
                 self._found[row["key"]] = row["value"]

@@ -6,6 +6,7 @@ Neuron Guided Safe Decoding is trained on.
 """
 
 import argparse
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -92,7 +93,7 @@ def deep_alignment_rows(
 def read_dialogues(path: Path) -> list[dict[str, Any]]:
     """The dialogues of a JSON-lines file. Raises DataError that names file and line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = list(io.StringIO(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     rows = []

@@ -3,6 +3,7 @@
 Safety Pretraining (arXiv 2504.16980): Safe Beam reads this probability at decoding. torch is imported when it is measured.
 """
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ def read_held_out(path: Path) -> list[HeldOutDocument]:
     if not path.is_file():
         raise PretrainDataError(f"tag_probability.data: there is no file {path}; give JSON lines of held-out documents")
     documents = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(io.StringIO(path.read_text(encoding="utf-8")), start=1):
         try:
             row = json.loads(line)
             documents.append(HeldOutDocument(str(row["id"]), str(row["source"]), int(row["score"]), str(row["text"])))

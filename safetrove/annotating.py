@@ -1,5 +1,6 @@
 """`safetrove classifier annotate`: an LLM judge labels the texts of a pool that teach the classifier most."""
 
+import io
 import json
 import os
 import shutil
@@ -70,7 +71,7 @@ class Annotation:
         self.file, self.judge = file, judge
         self.labelled: dict[str, dict[str, Any]] = {}
         if file.exists():
-            for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            for number, line in enumerate(io.StringIO(file.read_text(encoding="utf-8")), 1):
                 self._take(line, f"{file}, line {number}")
 
     def _take(self, line: str, where: str) -> None:

@@ -4,6 +4,7 @@ the same steered teacher. Harmful prompts alone are trained on, at most 100 with
 The direction and the tokens are found once, by the first run, and shared by all.
 """
 
+import io
 import json
 import shutil
 import statistics
@@ -151,7 +152,7 @@ def _distance(start: Path, answers: Path, threads: int) -> Callable[[Any, Any], 
 
         base = load_starting_model(str(start)).model.eval()
         found: dict[str, list[float]] = {f"kl_{kind}": [] for kind in KINDS}
-        lines = map(json.loads, answers.read_text(encoding="utf-8").splitlines())
+        lines = map(json.loads, io.StringIO(answers.read_text(encoding="utf-8")))
         with fixed_threads(threads), torch.inference_mode():
             for item in (line for line in lines if line["suite"] == HARMLESS):
                 asked = prompt_ids([{"role": "user", "content": item["prompt"]}], tokenizer)

@@ -1,6 +1,7 @@
 """The steps that the comparisons are made of. Each leaves a folder that names its result when it is whole, and is not done
 twice: OUTPUT/aligned, OUTPUT/tuned/ARM, OUTPUT/measured/NAME."""
 
+import io
 import json
 import shutil
 import time
@@ -135,7 +136,7 @@ def _answers(settings: Settings, folder: Path, model: Path, suites: Sequence[Pat
         generation=GenerationSettings(max_new_tokens=settings.new_tokens, threads=settings.threads),
     )
     evaluate(recipe, folder)
-    lines = (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = io.StringIO((folder / "items.jsonl").read_text(encoding="utf-8"))
     return [
         {
             "suite": item["suite"], "group": item["category"], "id": item["id"],

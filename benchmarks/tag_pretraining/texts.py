@@ -1,6 +1,7 @@
 """Which real texts are trained on and which are held out. Prompts (of evaluation suites, or found on the web) are neither."""
 
 import hashlib
+import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,7 +50,7 @@ def _rows(paths: Iterable[Path], left_out: frozenset[str]) -> list[dict[str, Any
     for path in paths:
         if not path.is_file():
             raise DataError(f"{path} is missing; --data names the folder that holds annotations/ and web/")
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in io.StringIO(path.read_text(encoding="utf-8")):
             row = json.loads(line)
             if row["source"] not in left_out:
                 text = row["text"]

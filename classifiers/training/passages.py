@@ -1,6 +1,7 @@
 """Labelled passages of web pages whose text may not be handed out: the repository holds where they are and their labels."""
 
 import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def read_passages(labels: Path, documents: Path) -> list[LabelledText]:
         table = pq.read_table(file, columns=["id", "text"])
         texts.update(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
     rows = []
-    for number, line in enumerate(labels.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(io.StringIO(labels.read_text(encoding="utf-8")), 1):
         row = json.loads(line)
         text = texts.get(row["id"], "")[row["start"] : row["end"]]
         if hashlib.sha256(text.encode()).hexdigest() != row["sha256"]:

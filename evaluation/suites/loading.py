@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -102,12 +103,12 @@ def read_rows(path: Path) -> list[Row]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error}") from error
     if path.suffix == ".csv":
-        return list(csv.DictReader(text.splitlines(keepends=True)))
+        return list(csv.DictReader(io.StringIO(text, newline="")))
     if path.suffix == ".txt":
-        return [{"prompt": line} for line in text.splitlines() if line.strip()]
+        return [{"prompt": line.rstrip("\r\n")} for line in io.StringIO(text) if line.strip()]
     if path.suffix not in (".json", ".jsonl"):
         raise DataError(f"{path}: a suite's file is .json, .jsonl, .csv, .txt or .parquet")
-    parts = [(1, text)] if path.suffix == ".json" else list(enumerate(text.splitlines(), 1))
+    parts = [(1, text)] if path.suffix == ".json" else list(enumerate(io.StringIO(text), 1))
     found: list[Any] = []
     for number, part in parts:
         try:

@@ -1,6 +1,7 @@
 """Which documents overlap an evaluation suite: word n-grams of the suites' prompts, searched in normalised text."""
 
 import csv
+import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -57,9 +58,9 @@ def read_suite(suite: Suite) -> list[str]:
     text = path.read_text(encoding="utf-8")
     try:
         if path.suffix == ".csv":
-            rows = list(csv.DictReader(text.splitlines()))
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
         elif path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for line in io.StringIO(text) if line.strip()]
         else:
             rows = json.loads(text)
         return [str(row[suite.column]) for row in rows]

@@ -4,6 +4,7 @@ The asking step keeps answers too, but only for the length of a shard, and it op
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -32,7 +33,7 @@ class KeptAnswers:
         self._outcomes: dict[str, dict[str, Any]] = {}
         if self.path.is_file():
             try:
-                rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+                rows = [json.loads(line) for line in io.StringIO(self.path.read_text(encoding="utf-8"))]
                 self._outcomes = {row["key"]: row["outcome"] for row in rows}
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(f"{self.path}: not as it was written ({error}); delete it to ask again") from error

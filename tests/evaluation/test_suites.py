@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from classifiers.errors import DataError, RecipeError
-from evaluation.files import KeptAnswers
+from evaluation.files import KeptAnswers, read_lines
 from evaluation.suites import SuitePrompt, known_suites, load_suite
 from evaluation.suites.prompt_forms import completion_prompt, compliant_opening
 
@@ -147,3 +147,15 @@ def test_kept_answers_survive_a_kill_in_the_middle_of_a_line(tmp_path):
     path.write_text('{"key": "a"}\n')
     with pytest.raises(DataError, match="line 1 is damaged"):
         KeptAnswers(path)
+
+
+def test_line_separators_of_unicode_end_no_line_of_json(tmp_path):
+    """An answer may hold U+2028, U+0085 or a form feed as they are: JSON allows them in strings."""
+    text = "one\u2028two\u0085three\x0bfour"
+    KeptAnswers(tmp_path / "answers.jsonl").add([("a", text)])
+    assert KeptAnswers(tmp_path / "answers.jsonl")["a"] == text
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "one\u2028two"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_lines(tmp_path / "rows.jsonl") == [{"text": "one\u2028two"}]
+    describe(tmp_path, json.dumps({"prompt": "one\u2028two"}, ensure_ascii=False) + "\n", "jsonl")
+    suite = load_suite(str(tmp_path / "mine.yaml"))
+    assert [prompt.text for prompt in suite.prompts] == ["one\u2028two"]
