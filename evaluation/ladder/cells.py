@@ -32,8 +32,8 @@ class SeedRate:
 
 @dataclass(frozen=True)
 class Cell:
-    """`value`: mean over prompts of the mean over seeds, with a bootstrap interval [`low`, `high`] over prompts: it says
-    nothing of other seeds, of which `seeds` holds each one's own rate. `by_prompt`: the mean over seeds of each prompt."""
+    """`value`: mean over prompts of the mean over seeds, with a bootstrap interval [`low`, `high`] over prompts (Wilson's
+    where it is 0 or 1): it says nothing of other seeds, of which `seeds` holds each one's own rate. `by_prompt`: the mean over seeds of each prompt."""
 
     value: float
     low: float
@@ -72,6 +72,8 @@ def ladder_cell(results: Mapping[str, Result], judge: str, attack: str, measure:
         return None
     by_prompt = {pair: sum(found) / len(found) for pair, found in sorted(values.items())}
     mean = bootstrap_mean(list(by_prompt.values()))
+    if mean.value in (0.0, 1.0):  # resamples of equal values are equal: a bootstrap would claim certainty
+        mean = wilson_interval(int(mean.value) * mean.n, mean.n)
     return Cell(mean.value, mean.low, mean.high, mean.n, seeds, by_prompt)
 
 

@@ -64,6 +64,15 @@ def test_a_cell_is_the_mean_over_prompts_of_the_mean_over_seeds():
     assert cut.value == 0.5 and cut.seeds["0"].ended_by_tag == 1
 
 
+def test_a_cell_without_spread_claims_no_certainty():
+    for label, value in ((Y, 1.0), (N, 0.0)):
+        cell = ladder_cell(
+            {"0": result([label] * 5), "1": result([label] * 5)}, "strings", "none", "attack_success_rate"
+        )
+        wilson = wilson_interval(int(5 * value), 5)
+        assert (cell.value, cell.low, cell.high) == (value, wilson.low, wilson.high) and cell.low < cell.high
+
+
 def test_a_step_is_paired_by_prompt():
     below = ladder_cell({"0": result([Y, Y, N, Y])}, "strings", "none", "attack_success_rate")
     cell = ladder_cell({"0": result([N, Y, N])}, "strings", "none", "attack_success_rate")
