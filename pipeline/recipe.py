@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from classifiers.errors import RecipeError
+from pipeline.executors.settings import Execution
 from pipeline.manifest import flatten
 from rephrasers.servers.settings import ServerSettings
 
@@ -206,14 +207,6 @@ class Tokenise(_Section):
     end_of_document: str = "<|endoftext|>"
     weights: dict[Literal["safe", "tagged", "rephrased", "refusal", "moral"], float] = Field(
         {}, description="blend weights by source; a source that is not named weighs as many tokens as it has"
-    )
-
-
-class Execution(_Section):
-    """How it runs; never changes what comes out."""
-
-    workers: int = Field(
-        2, ge=1, description="shards at a time on one machine; stages that ask an LLM run one at a time"
     )
 
 

@@ -1,6 +1,8 @@
 """Run a recipe: check what is finished, refuse what does not fit, do the rest stage by stage."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -8,10 +10,12 @@ from typing import Any, Protocol
 
 import yaml
 
-from classifiers.errors import DataError, IdentityError
+from classifiers.errors import DataError, IdentityError, RecipeError
 from pipeline.atomic_files import TEMPORARY_SUFFIX, temporary_path, write_text
 from pipeline.executors.local import Job, run_local
-from pipeline.ingest.input_files import freeze_input_files, input_files
+from pipeline.executors.ray import run_ray
+from pipeline.executors.slurm_jobs import read_jobs, refuse_while_queued
+from pipeline.ingest.input_files import freeze_input_files, frozen_input_files, input_files
 from pipeline.ledger import check_ledger
 from pipeline.recipe import Recipe, dump_recipe, output_part, parse_recipe
 from pipeline.run_folder import RunFolder
@@ -53,33 +57,61 @@ def load_frozen_recipe(run: RunFolder) -> Recipe:
 
 
 def run_states(run: RunFolder, force_stale: bool = False, full: bool = False) -> list[StageState]:
-    """The states of all shards of an existing run, by its frozen recipe."""
+    """The states of all shards of an existing run, by its frozen recipe and list of inputs."""
+    return stage_states(run, load_run_stages(run), force_stale, full)
+
+
+def load_run_stages(run: RunFolder) -> list[Stage]:
+    """The stages of an existing run, from its folder alone: the sources are not listed again."""
     recipe = load_frozen_recipe(run)
-    return stage_states(run, build_stages(recipe, run, input_files(recipe, run)), force_stale, full)
+    files = frozen_input_files(run)
+    return build_stages(recipe, run, input_files(recipe, run) if files is None else files)
 
 
-def execute(
-    recipe: Recipe, root: Path, observer: Observer, stage_names: list[str] | None = None, force_stale: bool = False
-) -> RunResult:
-    """Run all stages (or the named ones) of a recipe in the folder `root`, resuming what is there.
+@dataclass
+class OpenRun:
+    """A run that this command holds: its stages, their states, and the names of those that were asked for."""
 
-    Raises IdentityError where finished shards were made under something else, DataError on a broken ledger.
-    A stage with failed shards is the last one that runs: later ones read all of its shards.
-    """
+    run: RunFolder
+    stages: list[Stage]
+    states: list[StageState]
+    chosen: set[str]
+
+
+@contextmanager
+def open_run(recipe: Recipe, root: Path, stage_names: list[str] | None, force_stale: bool) -> Iterator[OpenRun]:
+    """Hold a run folder, check that the recipe fits what is there, freeze the recipe, remove what killed tasks left."""
     run = RunFolder(root)
     with run.locked():
         _check_frozen(run, recipe, force_stale)
         files = input_files(recipe, run)
         stages = build_stages(recipe, run, files)
+        _check_resources(recipe, stages)
         chosen = {stage.name for stage in select_stages(stages, stage_names or [])}
         states = stage_states(run, stages, force_stale)
+        to_do = any(state.shards(PENDING, STALE, FAILED) for state in states if state.stage.name in chosen)
+        if to_do:
+            refuse_while_queued(run)
         write_text(run.recipe, dump_recipe(recipe))
         freeze_input_files(files, run)
-        observer.plan(states)
-        result = RunResult(run)
-        to_do = any(state.shards(PENDING, STALE, FAILED) for state in states if state.stage.name in chosen)
-        if to_do or not stage_names:
+        if to_do or not (stage_names or read_jobs(run)):
             _remove_leftovers(run, states)
+        yield OpenRun(run, stages, states, chosen)
+
+
+def execute(
+    recipe: Recipe, root: Path, observer: Observer, stage_names: list[str] | None = None, force_stale: bool = False
+) -> RunResult:
+    """Run all stages (or the named ones) of a recipe in the folder `root`, resuming what is there, here or with Ray.
+
+    Raises IdentityError where finished shards were made under something else, DataError on a broken ledger.
+    A stage with failed shards is the last one that runs: later ones read all of its shards.
+    """
+    run_jobs = run_ray if recipe.execution.executor == "ray" else run_local
+    with open_run(recipe, root, stage_names, force_stale) as opened:
+        run, stages, chosen = opened.run, opened.stages, opened.chosen
+        observer.plan(opened.states)
+        result = RunResult(run)
         for position, stage in enumerate(stages):
             if stage.name not in chosen:
                 continue
@@ -89,7 +121,7 @@ def execute(
                 continue
             jobs = _jobs(stage, todo, states)
             observer.stage_started(stage, todo)
-            failed = run_local(stage, jobs, partial(observer.event, stage))
+            failed = run_jobs(stage, jobs, partial(observer.event, stage))
             observer.stage_finished(stage)
             result.shards_run += len(todo) - len(failed)
             if failed:
@@ -99,9 +131,27 @@ def execute(
     return result
 
 
-def rerun_shards(run: RunFolder, stage_name: str, shards: list[int] | None, observer: Observer) -> RunResult:
+def rerun_shards(
+    run: RunFolder, stage_name: str, shards: list[int] | None, observer: Observer, executor: str | None = None
+) -> RunResult:
     """Do shards of one stage again: the given ones, or (None) those that failed. Later stages become stale."""
+    recipe = recipe_of_rerun(run, executor)
+    forget_shards(recipe, run, stage_name, shards)
+    return execute(recipe, run.root, observer, [stage_name])
+
+
+def recipe_of_rerun(run: RunFolder, executor: str | None) -> Recipe:
+    """The frozen recipe, with another executor where one is given."""
     recipe = load_frozen_recipe(run)
+    if executor is None:
+        return recipe
+    value = recipe.model_dump(mode="json")
+    value["execution"]["executor"] = executor
+    return parse_recipe(value, str(run.recipe), run.root.resolve())
+
+
+def forget_shards(recipe: Recipe, run: RunFolder, stage_name: str, shards: list[int] | None) -> None:
+    """Remove the manifests of these shards of a stage, so that they are done again; None: of none."""
     stages = build_stages(recipe, run, input_files(recipe, run))
     for stage in select_stages(stages, [stage_name]):
         if shards is None:
@@ -110,9 +160,9 @@ def rerun_shards(run: RunFolder, stage_name: str, shards: list[int] | None, obse
         if beyond:
             raise DataError(f"--rank {beyond[0]}: stage {stage.name} has the shards 0 to {stage.shards - 1}")
         with run.locked():
+            refuse_while_queued(run)
             for shard in shards:
                 run.manifest(stage.name, shard).unlink(missing_ok=True)
-    return execute(recipe, run.root, observer, [stage_name])
 
 
 def _jobs(stage: Stage, todo: list[int], states: list[StageState]) -> list[Job]:
@@ -128,6 +178,17 @@ def _jobs(stage: Stage, todo: list[int], states: list[StageState]) -> list[Job]:
             )
         jobs.append((shard, identity))
     return jobs
+
+
+def _check_resources(recipe: Recipe, stages: list[Stage]) -> None:
+    """Resources for a stage that does not exist are a typing error that would cost a night of waiting."""
+    known = {name for stage in stages for name in (stage.name, stage.name.split("-")[0])}
+    unknown = sorted(recipe.execution.stage_names() - known)
+    if unknown:
+        raise RecipeError(
+            f"execution: resources for the stage {unknown[0]}, which this recipe does not have; it has "
+            + ", ".join(stage.name for stage in stages)
+        )
 
 
 def _check_frozen(run: RunFolder, recipe: Recipe, force_stale: bool) -> None:

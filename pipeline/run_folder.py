@@ -48,7 +48,29 @@ class RunFolder:
         return self.root / "tokens" / "tokenizer"
 
     def relative(self, path: Path) -> str:
+        """The path as manifests name it. Raises ValueError where it is outside of the run."""
+        root, whole = f"{self.root.as_posix()}/", path.as_posix()
+        if whole.startswith(root):
+            return whole[len(root) :]
         return path.relative_to(self.root).as_posix()
+
+    def finished_and_failed(self, stage: str) -> tuple[set[int], set[int]]:
+        """The shards of a stage that have a manifest, and those that have a failure file, by one look at the folder."""
+        finished: set[int] = set()
+        failed: set[int] = set()
+        try:
+            names = os.listdir(self.root / "manifests" / stage)  # noqa: PTH208 (a Path a name costs more than the look)
+        except FileNotFoundError:
+            return finished, failed
+        for name in names:
+            number, _, rest = name.partition(".")
+            if not number.isdigit():
+                continue
+            if rest == "json":
+                finished.add(int(number))
+            elif rest == "failed.json":
+                failed.add(int(number))
+        return finished, failed
 
     @contextmanager
     def locked(self) -> Iterator[None]:

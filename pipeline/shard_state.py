@@ -1,6 +1,8 @@
 """Which shards of which stages are done, stale, pending, failed or refused: read from manifests alone."""
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,15 +36,20 @@ def read_manifest(run: RunFolder, stage: str, shard: int) -> Manifest | None:
 
 def wanted_identity(stage: Stage, shard: int, manifests: dict[tuple[str, int], Manifest]) -> dict[str, Any] | None:
     """The identity a shard would get now; None while one of its inputs is not finished."""
+    inputs = _wanted_inputs(stage, shard, manifests)
+    return None if inputs is None else {**stage.identity, "inputs": inputs}
+
+
+def _wanted_inputs(stage: Stage, shard: int, manifests: dict[tuple[str, int], Manifest]) -> dict[str, str] | None:
     inputs: dict[str, str] = {}
     for reference in stage.inputs(shard):
         manifest = manifests.get(reference)
         if manifest is None:
             return None
-        inputs |= {
-            name: output.sha256 for name, output in manifest.outputs.items() if not name.startswith("quarantine/")
-        }
-    return {**stage.identity, "inputs": inputs}
+        for name, output in manifest.outputs.items():
+            if not name.startswith("quarantine/"):
+                inputs[name] = output.sha256
+    return inputs
 
 
 def raw_identity(stage: Stage, shard: int, manifest: Manifest) -> dict[str, str | None]:
@@ -51,13 +58,43 @@ def raw_identity(stage: Stage, shard: int, manifest: Manifest) -> dict[str, str 
     for name, raw in stage.raw_inputs(shard).items():
         if isinstance(raw, str):
             now[name] = raw
-        elif not raw.is_file():
-            now[name] = None
-        else:
-            recorded = manifest.raw_files.get(name)
-            untouched = recorded is not None and output_state(raw, recorded) == "ok"
-            now[name] = recorded.sha256 if recorded is not None and untouched else file_sha256(raw)
+            continue
+        recorded = manifest.raw_files.get(name)
+        if recorded is None:
+            now[name] = file_sha256(raw) if raw.is_file() else None
+            continue
+        condition = output_state(raw, recorded)
+        now[name] = None if condition == "missing" else recorded.sha256 if condition == "ok" else file_sha256(raw)
     return now
+
+
+def shard_state(run: RunFolder, stage: Stage, shard: int, force_stale: bool = False) -> tuple[str, dict[str, Any]]:
+    """The state of one shard, and the identity that it gets now. Reads the manifests of the shard and its inputs alone.
+
+    Raises DataError where an input is not finished or its file is not what its manifest says, IdentityError where the
+    shard was finished under other settings.
+    """
+    inputs: dict[tuple[str, int], Manifest] = {}
+    for name, number in stage.inputs(shard):
+        manifest = read_manifest(run, name, number)
+        broken = manifest and [n for n, o in manifest.outputs.items() if output_state(run.root / n, o) != "ok"]
+        if manifest is None or broken:
+            raise DataError(
+                f"stage {stage.name}, shard {shard}: its input {name} {number:05d} is not finished"
+                + (f": {broken[0]} is gone or was changed" if broken else "")
+                + f"; redo it with: safetrove rerun {run.root} --stage {name} --failed"
+            )
+        inputs[name, number] = manifest
+    identity = wanted_identity(stage, shard, inputs)
+    assert identity is not None
+    own = read_manifest(run, stage.name, shard)
+    if own is None:
+        return PENDING, identity
+    refused: list[str] = []
+    word = _state_of(run, stage, shard, own, inputs, refused, force_stale, full=False)
+    if refused:
+        raise IdentityError(f"{run.root}: this shard was finished under another recipe:\n{refused[0]}")
+    return word, identity
 
 
 def stage_states(
@@ -71,19 +108,8 @@ def stage_states(
     """
     finished: dict[tuple[str, int], Manifest] = {}
     refused: list[str] = []
-    result = []
-    for stage in stages:
-        state = StageState(stage)
-        for shard in range(stage.shards):
-            manifest = read_manifest(run, stage.name, shard)
-            word = FAILED if run.failure(stage.name, shard).is_file() else PENDING
-            if manifest is not None:
-                word = _state_of(run, stage, shard, manifest, finished, refused, force_stale, full)
-                state.manifests[shard] = manifest
-                if word == DONE:
-                    finished[stage.name, shard] = manifest
-            state.states.append(word)
-        result.append(state)
+    with _without_garbage_collection():
+        result = [_state_of_stage(run, stage, finished, refused, force_stale, full) for stage in stages]
     if refused:
         shown = "\n".join(refused[:20]) + (f"\n... and {len(refused) - 20} more" if len(refused) > 20 else "")
         raise IdentityError(
@@ -92,6 +118,42 @@ def stage_states(
             "they are with --force-stale (written into the manifests and the card)."
         )
     return result
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Manifests hold no cycles; the collector would search a million of their values again and again, for half the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _state_of_stage(
+    run: RunFolder,
+    stage: Stage,
+    finished: dict[tuple[str, int], Manifest],
+    refused: list[str],
+    force_stale: bool,
+    full: bool,
+) -> StageState:
+    """One look at the stage's folder, then one read a manifest; shards found done are added to `finished`."""
+    state = StageState(stage)
+    with_manifest, with_failure = run.finished_and_failed(stage.name)
+    folder = run.manifest(stage.name, 0).parent.as_posix()
+    for shard in range(stage.shards):
+        word = FAILED if shard in with_failure else PENDING
+        if shard in with_manifest:
+            manifest = Manifest.read(f"{folder}/{shard:05d}.json")
+            word = _state_of(run, stage, shard, manifest, finished, refused, force_stale, full)
+            state.manifests[shard] = manifest
+            if word == DONE:
+                finished[stage.name, shard] = manifest
+        state.states.append(word)
+    return state
 
 
 def _state_of(
@@ -104,12 +166,12 @@ def _state_of(
     force_stale: bool,
     full: bool,
 ) -> str:
-    fixed = {
-        "version": stage.version,
-        "settings": stage.identity["settings"],
-        "raw_inputs": raw_identity(stage, shard, manifest),
-    }
-    difference = identity_difference({key: manifest.identity[key] for key in fixed}, fixed)
+    raw = raw_identity(stage, shard, manifest)
+    difference: dict[str, tuple[Any, Any]] = {}
+    found, now = manifest.identity, stage.identity
+    if not (found["version"] == now["version"] and found["settings"] == now["settings"] and found["raw_inputs"] == raw):
+        fixed = {"version": now["version"], "settings": now["settings"], "raw_inputs": raw}
+        difference = identity_difference({key: found[key] for key in fixed}, fixed)
     if difference and not force_stale:
         lines = [f"    {key}: {old!r} -> {new!r}" for key, (old, new) in difference.items()]
         refused.append(f"  {stage.name} {shard:05d}\n" + "\n".join(lines))
@@ -117,8 +179,9 @@ def _state_of(
     if difference and not manifest.forced_stale:
         manifest.forced_stale = True
         manifest.write(run.manifest(stage.name, shard))
+    root = run.root.as_posix()
     for name, output in manifest.outputs.items():
-        condition = output_state(run.root / name, output, full)
+        condition = output_state(f"{root}/{name}", output, full)
         if condition == "changed":
             raise DataError(
                 f"{run.root / name}: was changed after stage {stage.name} wrote it; "
@@ -126,7 +189,7 @@ def _state_of(
             )
         if condition == "missing":
             return STALE
-    wanted = wanted_identity(stage, shard, finished)
-    if wanted is None or (wanted["inputs"] != manifest.identity["inputs"] and not force_stale):
+    wanted = _wanted_inputs(stage, shard, finished)
+    if wanted is None or (wanted != found["inputs"] and not force_stale):
         return STALE
     return DONE

@@ -165,12 +165,17 @@ class ShardTask:
         write_failure(self.run, self.stage, self.shard, error)
 
 
+def failure_message(error: BaseException) -> str:
+    """An error in one line or a few: user errors say all themselves, of others the kind is told too."""
+    return str(error) if isinstance(error, SafetroveError) else f"{type(error).__name__}: {error}"
+
+
 def write_failure(run: RunFolder, stage: str, shard: int, error: BaseException) -> None:
     """Record why a shard failed. User errors keep their message; others keep the place where they were raised.
 
     Where the disk takes no record either, the log says so, and `status` shows the shard as not done instead of failed.
     """
-    message = str(error) if isinstance(error, SafetroveError) else f"{type(error).__name__}: {error}"
+    message = failure_message(error)
     place = "" if isinstance(error, SafetroveError) else "".join(traceback.format_tb(error.__traceback__)[-3:])
     record = {"stage": stage, "shard": shard, "error": message[:2000], "place": place}
     try:

@@ -35,6 +35,9 @@ app.command(epilog="Example: `safetrove publish runs/demo --repo ORG/NAME --dry-
 
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, dotted; repeatable")]
 Output = Annotated[Path | None, typer.Option(help="run folder; default: the recipe's output, else runs/NAME")]
+Executor = Annotated[
+    str | None, typer.Option(metavar="local|slurm|ray", help="who runs the shards; default: the recipe's executor")
+]
 Force = Annotated[bool, typer.Option("--force-stale", help="keep finished shards made under another recipe; recorded")]
 
 
@@ -47,12 +50,16 @@ def run(
     ] = None,
     overrides: Set = [],  # noqa: B006 (typer copies it)
     force_stale: Force = False,
+    executor: Executor = None,
 ) -> None:
-    """Make a corpus: ingest, score, rephrase / refuse / moralise, verify, tag, tokenise, report. Resumes what is there."""
+    """Make a corpus: ingest, score, rephrase / refuse / moralise, verify, tag, tokenise, report. Resumes what is there.
+
+    With Slurm the command submits and returns; `safetrove status` follows the jobs.
+    """
     from pipeline.recipe import load_recipe
     from safetrove.running import run_recipe, run_root
 
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides if executor is None else [*overrides, f"execution.executor={executor}"])
     raise typer.Exit(run_recipe(loaded, run_root(loaded, output), stage or [], force_stale))
 
 
@@ -79,12 +86,17 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
     verify: Annotated[bool, typer.Option(help="hash every output again: finds files changed by hand")] = False,
 ) -> None:
-    """The ledger of a run: shards, rows in and out, and why rows were left out. Exit 0 only when all is done."""
+    """The ledger of a run: shards, rows in and out, and why rows were left out. Exit 0 only when all is done.
+
+    Where shards were submitted to Slurm, what it says about those that are not done.
+    """
     from rich.console import Console
 
+    from pipeline.executors.slurm_jobs import ask_slurm
     from pipeline.ledger import ledger_errors
     from pipeline.run import run_states
     from pipeline.run_folder import RunFolder
+    from pipeline.shard_state import FAILED, PENDING, STALE
     from pipeline.verify_outputs import check_outputs
     from safetrove.status import print_status, summary
 
@@ -92,7 +104,8 @@ def status(
     if verify:
         check_outputs(folder)
     states = run_states(folder)
-    shown = {**summary(folder, states), "ledger_errors": ledger_errors(states)}
+    unfinished = {(state.stage.name, shard) for state in states for shard in state.shards(STALE, PENDING, FAILED)}
+    shown = {**summary(folder, states, ask_slurm(folder, unfinished)), "ledger_errors": ledger_errors(states)}
     if as_json:
         print(json.dumps(shown, indent=1))
     else:
@@ -108,8 +121,12 @@ def rerun(
     stage: Annotated[str, typer.Option(help="name of the stage")],
     failed: Annotated[bool, typer.Option("--failed", help="the shards that failed or are not done")] = False,
     rank: Annotated[str | None, typer.Option(help="these shards, for example 3,7")] = None,
+    executor: Executor = None,
 ) -> None:
-    """Do shards of one stage again. Later stages whose input changed become stale; `safetrove run` redoes them."""
+    """Do shards of one stage again. Later stages whose input changed become stale; `safetrove run` redoes them.
+
+    With Slurm, later stages are submitted too, behind the shards that are done again.
+    """
     from classifiers.errors import RecipeError
     from pipeline.run_folder import RunFolder
     from safetrove.running import rerun_stage
@@ -120,7 +137,7 @@ def rerun(
         shards = None if rank is None else sorted({int(part) for part in rank.split(",")})
     except ValueError:
         raise RecipeError(f"--rank {rank}: shard numbers with commas between, for example 3,7") from None
-    raise typer.Exit(rerun_stage(RunFolder(run), stage, shards))
+    raise typer.Exit(rerun_stage(RunFolder(run), stage, shards, executor))
 
 
 @app.command(epilog="Examples: `safetrove card runs/demo` and `safetrove card diff runs/a runs/b`")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipeline.executors.slurm_jobs import compact_indices
 from pipeline.recipe import Recipe
-from pipeline.run import Observer, RunResult, execute, rerun_shards, run_states
+from pipeline.run import Observer, RunResult, execute, recipe_of_rerun, rerun_shards, run_states
 from pipeline.run_folder import RunFolder
+from pipeline.submit import Submission, submit_rerun, submit_run
 from safetrove.progress import observer
 from safetrove.status import print_status, summary
 
@@ -20,13 +22,31 @@ def run_root(recipe: Recipe, output: Path | None) -> Path:
 
 
 def run_recipe(recipe: Recipe, root: Path, stages: list[str], force_stale: bool) -> int:
-    """Run with progress, then print the ledger. Returns the exit code."""
+    """Run with progress, then print the ledger; with Slurm, submit and return. Returns the exit code."""
+    if recipe.execution.executor == "slurm":
+        return _print_submission(submit_run(recipe, root, stages, force_stale))
     return _observed(root, lambda watcher: execute(recipe, root, watcher, stages, force_stale), force_stale)
 
 
-def rerun_stage(run: RunFolder, stage: str, shards: list[int] | None) -> int:
-    """Do shards again with progress, then print the ledger. Returns the exit code."""
-    return _observed(run.root, lambda watcher: rerun_shards(run, stage, shards, watcher), False)
+def rerun_stage(run: RunFolder, stage: str, shards: list[int] | None, executor: str | None = None) -> int:
+    """Do shards again with progress, then print the ledger; with Slurm, submit them. Returns the exit code."""
+    recipe = recipe_of_rerun(run, executor)
+    if recipe.execution.executor == "slurm":
+        return _print_submission(submit_rerun(recipe, run, stage, shards))
+    return _observed(run.root, lambda watcher: rerun_shards(run, stage, shards, watcher, executor), False)
+
+
+def _print_submission(submission: Submission) -> int:
+    """What went to Slurm, and how to follow it."""
+    for job in submission.jobs:
+        shards = job.shards
+        named = compact_indices(shards) if len(shards) < 20 else f"{shards[0]} to {shards[-1]}"
+        print(f"{job.stage}: job {job.job}, {len(shards)} tasks (shards {named})")
+    if submission.jobs:
+        print(f"\nsubmitted; follow it with: safetrove status {submission.run.root}")
+    else:
+        print(f"nothing was left to submit: {submission.run.root}")
+    return 0
 
 
 def _observed(root: Path, work: Callable[[Observer], RunResult], force_stale: bool) -> int:

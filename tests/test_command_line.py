@@ -13,11 +13,11 @@ from tests.conftest import ROOT
 
 # Scripts of other people depend on these names and options; taking one away is a breaking change.
 COMMANDS = {
-    "run": {"--output", "--stage", "--set", "--force-stale"},
+    "run": {"--output", "--stage", "--set", "--force-stale", "--executor"},
     "demo": {"--output"},
     "plan": {"--set"},
     "status": {"--json", "--verify", "--no-verify"},
-    "rerun": {"--stage", "--failed", "--rank"},
+    "rerun": {"--stage", "--failed", "--rank", "--executor"},
     "card": set(),
     "score": set(),
     "classifier evaluate": {

@@ -17,7 +17,7 @@ from typing import Any
 from classifiers.errors import SafetroveError
 from pipeline.executors.die_with_parent import die_with_parent
 from pipeline.executors.shard_run import run_shard
-from pipeline.shard_task import write_failure
+from pipeline.shard_task import failure_message, write_failure
 from pipeline.stage import Stage
 
 Job = tuple[int, dict[str, Any]]  # shard, identity
@@ -130,7 +130,7 @@ def _work(stage: Stage, pipe: Connection) -> None:
             except Exception as error:
                 if not stage.run.failure(stage.name, shard).is_file():
                     write_failure(stage.run, stage.name, shard, error)
-                message = str(error) if isinstance(error, SafetroveError) else f"{type(error).__name__}: {error}"
+                message = failure_message(error)
                 pipe.send(("failed", shard, message))
             else:
                 pipe.send(("done", shard, manifest.rows.rows_in))

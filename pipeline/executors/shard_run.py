@@ -6,6 +6,7 @@ from typing import Any
 from datatrove.executor import LocalPipelineExecutor
 
 from classifiers.errors import DataError
+from pipeline.executors.shard_lock import shard_lock
 from pipeline.manifest import Manifest
 from pipeline.shard_task import Progress, ShardTask, no_progress
 from pipeline.stage import Stage
@@ -23,8 +24,18 @@ class ShardExecutor(LocalPipelineExecutor):
 def run_shard(stage: Stage, shard: int, identity: dict[str, Any], progress: Progress = no_progress) -> Manifest:
     """Run one shard of a stage and commit it. On an error nothing is published, the failure is recorded and raised.
 
-    A disk that fills, wherever a step meets it, is a DataError that says what to do.
+    A disk that fills, wherever a step meets it, is a DataError that says what to do; so is a shard that another task holds.
     """
+    try:
+        with shard_lock(stage.run, stage.name, shard):
+            return _run_alone(stage, shard, identity, progress)
+    except OSError as error:  # of the lock's own file; `_run_alone` has told of its errors
+        if error.errno in _FULL:
+            raise _disk_full(stage, shard, error) from error
+        raise
+
+
+def _run_alone(stage: Stage, shard: int, identity: dict[str, Any], progress: Progress) -> Manifest:
     task = ShardTask(stage.run, stage.name, shard, identity, progress)
     try:
         task.add_raw_inputs(stage.raw_inputs(shard))

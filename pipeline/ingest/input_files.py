@@ -29,10 +29,9 @@ class InputFile:
 
 def input_files(recipe: Recipe, run: RunFolder) -> list[InputFile]:
     """The frozen list of the run, or what the recipe finds now. Raises DataError where the two differ."""
-    frozen_path = run.root / "inputs.json"
-    if not frozen_path.is_file():
+    frozen = frozen_input_files(run)
+    if frozen is None:
         return list_input_files(recipe)
-    frozen = [InputFile(**entry) for entry in json.loads(frozen_path.read_text(encoding="utf-8"))]
     if any(source.format == "hub" for source in recipe.sources):
         return frozen  # pinned to a commit: the Hub need not be asked again
     found = list_input_files(recipe)
@@ -45,6 +44,14 @@ def input_files(recipe: Recipe, run: RunFolder) -> list[InputFile]:
             "Put them back, or take a new --output folder."
         )
     return frozen
+
+
+def frozen_input_files(run: RunFolder) -> list[InputFile] | None:
+    """The list that the first run wrote down, without a look at the sources; None before it."""
+    path = run.root / "inputs.json"
+    if not path.is_file():
+        return None
+    return [InputFile(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def freeze_input_files(files: list[InputFile], run: RunFolder) -> None:
