@@ -154,7 +154,9 @@ def test_line_separators_of_unicode_end_no_line_of_json(tmp_path):
     text = "one\u2028two\u0085three\x0bfour"
     KeptAnswers(tmp_path / "answers.jsonl").add([("a", text)])
     assert KeptAnswers(tmp_path / "answers.jsonl")["a"] == text
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "one\u2028two"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(
+        json.dumps({"text": "one\u2028two"}, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     assert read_lines(tmp_path / "rows.jsonl") == [{"text": "one\u2028two"}]
     describe(tmp_path, json.dumps({"prompt": "one\u2028two"}, ensure_ascii=False) + "\n", "jsonl")
     suite = load_suite(str(tmp_path / "mine.yaml"))
