@@ -7,7 +7,7 @@ OUTPUT ?= runs/demo
 # Tests run in this many processes, each file in one of them, with one thread of torch and BLAS.
 TEST_PROCESSES ?= 2
 
-.PHONY: install install-dev demo test test-vllm test-slurm lint bench clean
+.PHONY: install install-dev demo test test-faults test-vllm test-slurm lint bench clean
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -29,6 +29,10 @@ demo: install
 
 test: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
+# Some 250 faults, drawn by seed, over every stage: docs/faults.md.
+test-faults: install-dev
+	SAFETROVE_FAULTS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults/test_fault_campaign.py -n $(TEST_PROCESSES)
 
 # The real vLLM, on CPU, in an environment of its own: it pins torch and transformers.
 test-vllm: install-dev .venv-vllm/installed
