@@ -225,3 +225,4 @@ def _remove_leftovers(run: RunFolder, states: list[StageState]) -> None:
         for shard in state.shards(DONE):
             run.failure(state.stage.name, shard).unlink(missing_ok=True)
             shutil.rmtree(run.work(state.stage.name, shard), ignore_errors=True)
+            run.work(state.stage.name, shard).with_suffix(".lock").unlink(missing_ok=True)  # executors/shard_lock.py

@@ -1,5 +1,6 @@
 """One run, disturbed at every stage again and again, as a seed says; and what must hold after each disturbance."""
 
+import fcntl
 import os
 import random
 import signal
@@ -122,11 +123,19 @@ class Campaign:
         if child == 0:
             _run_until(self.recipe, self.run, self._up_to(stage), moment, how)
         _, status = os.waitpid(child, 0)
+        self._wait_for_the_lock()
         if os.WIFSIGNALED(status):
             self.note(how)
         else:
             assert os.waitstatus_to_exitcode(status) == 0
         self.check()
+
+    def _wait_for_the_lock(self) -> None:
+        """Workers that are forked here inherit the open lock file, which the fork server's do not: wait until they are gone."""
+        path = self.run.root / ".lock"
+        if path.exists():
+            with path.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
 
     def _up_to(self, stage: str) -> list[str]:
         return self.reference.stages[: self.reference.stages.index(stage) + 1]
