@@ -116,7 +116,7 @@ class Campaign:
 
     def kill_tree(self, stage: str) -> None:
         """Run in a process of its own, and end it with its workers when the observer is told something: kill -9 of the
-        group, of the parent alone, or SIGTERM and, after a grace period, kill -9."""
+        group, of the parent alone, or SIGTERM."""
         how = self.random.choice(["kill_tree", "kill_parent", "terminate_tree"])
         moment = self.random.randint(1, 6)
         child = os.fork()
