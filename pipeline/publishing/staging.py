@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def stage_shard(run: RunFolder, config: str, shard: int, shards: int) -> StagedS
                     counts.add(batch)
                     writer.write_batch(batch)
     staged = StagedShard(final, OutputFile.of(final, counts.rows), counts)
-    write_json(record, {"identity": identity, "file": vars(staged.file), "counts": _counts_json(counts)})
+    write_json(record, {"identity": identity, "file": asdict(staged.file), "counts": _counts_json(counts)})
     return staged
 
 

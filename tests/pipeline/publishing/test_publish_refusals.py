@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,7 +41,7 @@ def replaced(run, table, change):
     for manifest in (run / "manifests").glob("*/*.json"):
         value = json.loads(manifest.read_text())
         if table in value["outputs"]:
-            value["outputs"][table] = vars(OutputFile.of(path, value["outputs"][table]["rows"]))
+            value["outputs"][table] = asdict(OutputFile.of(path, value["outputs"][table]["rows"]))
             manifest.write_text(json.dumps(value))
 
 
