@@ -39,7 +39,7 @@ def _tokenizer(path_or_id: str, revision: str | None) -> Any:
     """Loaded once a process: that takes a quarter of a second, and each shard asks for it twice."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(path_or_id, revision=revision)
+    return AutoTokenizer.from_pretrained(path_or_id, revision=revision, trust_remote_code=False)
 
 
 @functools.lru_cache(maxsize=64)
