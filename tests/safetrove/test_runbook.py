@@ -53,7 +53,7 @@ WRITER_URL = "http://127.0.0.1:8000"
 
 @dataclass
 class Block:
-    """Command lines, and the lines that the page shows behind them; those that are not shown must exit with 0."""
+    """Command lines; what the page shows of the last one's output, and its exit code. The others end with 0."""
 
     commands: list[str]
     printed: list[str] = field(default_factory=list)
@@ -165,13 +165,13 @@ Situation = Callable[[Workplace], AbstractContextManager[None]]
 SITUATIONS: dict[tuple[str, int], Situation] = {}
 
 
-def situation(title: str, block: int = 0) -> Callable[[Callable[[Workplace], Iterator[None]]], Situation]:
-    """Decorates what is so while a block of the section runs. Without any, the run is finished and nothing is wrong."""
+def situation(title: str, *blocks: int) -> Callable[[Callable[[Workplace], Iterator[None]]], None]:
+    """Decorates what is so while blocks (the first) of the section run. Without any, the run is finished, nothing is wrong."""
     [whole] = [name for name in SECTIONS if name == title or name.split(".")[0] == title]
 
-    def register(function: Callable[[Workplace], Iterator[None]]) -> Situation:
-        SITUATIONS[whole, block] = contextlib.contextmanager(function)
-        return SITUATIONS[whole, block]
+    def register(function: Callable[[Workplace], Iterator[None]]) -> None:
+        for block in blocks or (0,):
+            SITUATIONS[whole, block] = contextlib.contextmanager(function)
 
     return register
 
@@ -239,10 +239,15 @@ def truncated(work: Workplace) -> Iterator[None]:
 @situation("4")
 def killed(work: Workplace) -> Iterator[None]:
     """The worker kills its parent, and dies with it."""
+
+    def kill_the_run() -> None:
+        os.kill(os.getppid(), signal.SIGKILL)
+        signal.pause()
+
     forget(work, "tag", "token", "blend", "card", "report")
     sys.stdout.flush()
     if (child := os.fork()) == 0:
-        with forked_workers(), in_shard("tag", 2, lambda: os.kill(os.getppid(), signal.SIGKILL)):
+        with forked_workers(), in_shard("tag", 2, kill_the_run):
             work.shell("safetrove run recipe.yaml --output runs/web --set execution.workers=1")
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -329,8 +334,7 @@ def nothing_written(work: Workplace) -> Iterator[None]:
     yield
 
 
-@situation("12", 1)
-@situation("12", 2)
+@situation("12", 1, 2)
 def mended_server(work: Workplace) -> Iterator[None]:
     with writer(answer) as (url, asked):
         work.ask_writer(url)
@@ -352,7 +356,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     """All that workers import is loaded before the first fork, one thread each."""
     import torch
 
-    import pipeline.report.figure
+    import pipeline.report.figure  # noqa: F401
     import rephrasers.answer_runner  # noqa: F401
     from pipeline.stages.score import _fasttext
 
@@ -378,9 +382,11 @@ def test_section(work: Workplace, title: str) -> None:
     work.reset()
     for number, block in enumerate(SECTIONS[title]):
         with SITUATIONS.get((title, number), lambda _: contextlib.nullcontext())(work):
+            printed = ""
             for line in block.commands:
                 code, printed = work.shell(line)
-                assert code == (block.exit_code if block.printed else 0), f"{line}: exit code {code}\n{printed}"
+                expected = block.exit_code if line is block.commands[-1] else 0
+                assert code == expected, f"{line}: exit code {code}\n{printed}"
             for shown in block.printed:
                 assert is_printed(shown, printed), f"not printed: {shown}\n{printed}"
     if title[0].isdigit() and title.split(".")[0] not in ("1", "2", "12", "13"):
