@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,11 @@ import pytest
 from classifiers.encoder import embedded_encoder_folder
 from classifiers.errors import ModelError
 from pipeline.atomic_files import write_json
+from pipeline.ingest.extraction import PageExtractor
 from pipeline.tokens.corpus_tokenizer import load_corpus_tokenizer, save_corpus_tokenizer
 from rephrasers.embedded_writer import check_gguf
 from rephrasers.harmfulness_tag import HARMFULNESS_TAG
+from rephrasers.servers.back_off import asked_wait_seconds
 from tests.conftest import ROOT
 from tests.pipeline.tiny_tokenizer import END, save_tiny_tokenizer
 
@@ -69,7 +73,7 @@ def test_an_embedded_encoder_of_other_bytes_is_refused(tmp_path: Path, monkeypat
     (package / "__init__.py").write_text("")
     (package / "model" / "model.safetensors").write_bytes(b"another model")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModelError, match="sha256 is [0-9a-f]{64}, expected [0-9a-f]{64}"):
+    with pytest.raises(ModelError, match=r"sha256 is [0-9a-f]{64}, expected [0-9a-f]{64}"):
         embedded_encoder_folder()
 
 
@@ -80,12 +84,28 @@ def test_an_embedded_writer_of_other_bytes_is_refused(tmp_path: Path) -> None:
         check_gguf(file)
 
 
-def test_a_traceback_in_the_log_shows_no_variables(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [None, "YES"])
+def test_a_traceback_in_the_log_shows_no_variables(tmp_path: Path, asked: str | None) -> None:
+    """Unless somebody asks for it: which also shows that the log would hold them."""
     environment = {name: value for name, value in os.environ.items() if name != "LOGURU_DIAGNOSE"}
+    environment |= {"PYTHONPATH": str(ROOT), **({"LOGURU_DIAGNOSE": asked} if asked else {})}
+    script = tmp_path / "failing_shard.py"
+    script.write_text(FAILING_SHARD)
     done = subprocess.run(
-        [sys.executable, "-c", FAILING_SHARD, str(tmp_path)],
-        capture_output=True, text=True, cwd=ROOT, env={**environment, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
     logs = "".join(path.read_text() for path in (tmp_path / "run").rglob("*") if path.is_file())
     assert done.returncode == 1 and "IndexError" in logs and "return [text]" in logs
-    assert "quiet harbour" not in logs + done.stdout + done.stderr
+    assert ("quiet harbour" in logs + done.stdout + done.stderr) == (asked is not None)
+
+
+def test_a_page_that_takes_too_long_is_given_up() -> None:
+    page = "<div>" * 200 + "<p>The ferry leaves at nine, and at noon.</p>" * 100_000
+    with PageExtractor(0.1) as extractor, pytest.raises(TimeoutError):
+        extractor.extract(page)
+
+
+def test_a_server_cannot_ask_for_an_endless_pause() -> None:
+    now = datetime.now(UTC)
+    later = format_datetime(now + timedelta(days=9), usegmt=True)
+    assert [asked_wait_seconds(asked, now, 30.0) for asked in ("999999", later)] == [30.0, 30.0]

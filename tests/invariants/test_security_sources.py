@@ -5,6 +5,7 @@ Complements `tests/test_imports.py`, which refuses pickles, `torch.load` without
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,3 +121,10 @@ def test_models_are_loaded_in_known_places_alone() -> None:
 
 def test_pickled_checkpoint_indexes_are_read_in_one_place() -> None:
     assert calling("FileSystemReader") == PICKLED_INDEX
+
+
+def test_the_page_names_tests_that_exist() -> None:
+    page = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:tests|docs|classifiers|pipeline)/[\w/]+\.\w+)`", page))
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).is_file()] == []
