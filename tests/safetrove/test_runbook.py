@@ -48,6 +48,7 @@ NOT_RUN = {
     "squeue --me",
     "scancel 1234",
 }
+OWN_PROCESS = "SAFETROVE_RUNBOOK"
 WRITER_URL = "http://127.0.0.1:8000"
 
 
@@ -377,6 +378,17 @@ def test_the_page_has_the_sections_that_are_tested_and_shows_what_is_printed():
     assert all(blocks for blocks in SECTIONS.values())
 
 
+@pytest.mark.skipif(OWN_PROCESS in os.environ, reason="this is the process")
+def test_the_sections_in_a_process_of_their_own() -> None:
+    """Workers are forked from the tests' process: threads that other tests leave behind would be forked in their work."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, OWN_PROCESS: "1", "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
+
+
+@pytest.mark.skipif(OWN_PROCESS not in os.environ, reason="run by test_the_sections_in_a_process_of_their_own")
 @pytest.mark.parametrize("title", SECTIONS)
 def test_section(work: Workplace, title: str) -> None:
     work.reset()
