@@ -59,6 +59,7 @@ lint: install-dev
 # Asks, over the network, whether a known hole is in any package of .venv, and fails where one is. Not part of `make test`.
 # Packages that the index does not have (a CPU build of torch) are listed as not audited: look them up by hand.
 audit: install-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check 'pip-audit>=2.7'
 	$(BIN)/pip-audit --progress-spinner off --skip-editable --desc on
 
 bench: install-dev
