@@ -1,6 +1,7 @@
 """What a recipe says about the server that writes: model, sampling, limits, and how it is started."""
 
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -14,7 +15,7 @@ class ServerSettings(BaseModel):
     `sampling.sampling_notes` says what the chosen server makes of it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     kind: ServerKind = Field(
         "auto", description="auto: endpoint if `url` is given, else vllm if installed, else transformers"
@@ -66,12 +67,19 @@ class ServerSettings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ServerSettings":
+        if self.url is not None and "@" in urlsplit(self.url if "//" in self.url else f"//{self.url}").netloc:
+            raise ValueError("`url` holds a user or a key, which the run folder would keep: use `api_key_variable`")
         if self.kind == "endpoint" and self.url is None:
             raise ValueError("kind 'endpoint' needs `url`")
         if self.url is not None and self.kind not in ("auto", "endpoint"):
             raise ValueError(f"`url` is for kind 'endpoint' (or 'auto'), not {self.kind!r}")
         if self.url is not None and not self.url.startswith(("http://", "https://")):
             raise ValueError(f"`url` must begin with http:// or https://, got {self.url!r}")
+        if any(argument.split("=")[0] in ("--api-key", "--hf-token") for argument in self.extra_arguments):
+            raise ValueError(
+                "`extra_arguments` holds a key, which the run folder would keep: set it in the server's environment "
+                "(VLLM_API_KEY, HF_TOKEN)"
+            )
         if self.max_tokens >= self.max_context:
             raise ValueError(
                 f"max_tokens ({self.max_tokens}) leaves no room for a prompt in max_context ({self.max_context})"

@@ -83,6 +83,9 @@ def test_auto_prefers_the_endpoint_then_vllm_then_transformers(monkeypatch):
         ({"url": "x:80"}, "must begin with http"),
         ({"max_tokens": 2048}, "leaves no room for a prompt"),
         ({"extra_arguments": ["--trust-remote-code"]}, "allow_remote_code_of"),
+        ({"url": "https://user:key@host/v1"}, r"(?s)^(?!.*user:key).*use `api_key_variable`"),
+        ({"url": "user:key@host"}, "use `api_key_variable`"),
+        ({"extra_arguments": ["--api-key=key"]}, "VLLM_API_KEY"),
         ({"temprature": 1}, "Extra inputs are not permitted"),
     ],
 )
