@@ -14,6 +14,7 @@ from pipeline.plan_measure import Measured, is_local, measurable, measure_stages
 from pipeline.plan_sample import SourceSample, choose_documents, read_samples
 from pipeline.recipe import Recipe, Synthesis
 from pipeline.run_folder import RunFolder
+from pipeline.size_text import size_text
 from pipeline.stages.assignments import assign_moral, assign_refusal, assign_rephrased
 from pipeline.stages.dedup import document_table
 from pipeline.stages.score import score_table
@@ -206,8 +207,8 @@ def _language_model_line(
 def _head(recipe: Recipe, samples: list[SourceSample], measured: int) -> list[str]:
     lines = [f"Plan of {recipe.name}: an extrapolation from a sample, measured on this machine. Nothing was run.", ""]
     for s in samples:
-        size = "size unknown (its store does not say)" if s.bytes is None else f"{_bytes(s.bytes)}"
-        read = f"{s.files_read} read in part, {_bytes(s.bytes_read)}, {s.rows_read} rows"
+        size = "size unknown (its store does not say)" if s.bytes is None else size_text(s.bytes)
+        read = f"{s.files_read} read in part, {size_text(s.bytes_read)}, {s.rows_read} rows"
         lines.append(f"source {s.source}: {_count(s.files)} files, {size}; {read}")
         if s.bytes is None:
             lines.append("  WARNING: extrapolated by the number of files; files of different sizes make this wrong")
@@ -229,11 +230,11 @@ def _table(lines: list[Line]) -> list[str]:
             each = f"{line.core_seconds / line.documents:.5f}"
         core = "server" if line.core_seconds is None else f"{line.core_seconds / 3600:.4f}"
         documents = "-" if line.documents is None else _count(line.documents)
-        rows.append((line.stage, documents, each, core, _duration(line.wall_seconds), _bytes(line.bytes)))
+        rows.append((line.stage, documents, each, core, _duration(line.wall_seconds), size_text(line.bytes)))
     core_seconds = sum(line.core_seconds or 0.0 for line in lines)
     wall = sum(line.wall_seconds or 0.0 for line in lines)
     size = sum(line.bytes for line in lines)
-    rows.append(("total", "", "", f"{core_seconds / 3600:.4f}", _duration(wall), _bytes(size)))
+    rows.append(("total", "", "", f"{core_seconds / 3600:.4f}", _duration(wall), size_text(size)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
@@ -280,14 +281,6 @@ def _asked(asked: list[LanguageModelLine]) -> list[str]:
 
 def _count(value: float) -> str:
     return f"{round(value):,}"
-
-
-def _bytes(value: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
 
 
 def _duration(seconds: float | None) -> str:

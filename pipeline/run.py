@@ -56,9 +56,9 @@ def load_frozen_recipe(run: RunFolder) -> Recipe:
     return parse_recipe(yaml.safe_load(run.recipe.read_text(encoding="utf-8")), str(run.recipe), run.root.resolve())
 
 
-def run_states(run: RunFolder, force_stale: bool = False, full: bool = False) -> list[StageState]:
+def run_states(run: RunFolder, force_stale: bool = False) -> list[StageState]:
     """The states of all shards of an existing run, by its frozen recipe and list of inputs."""
-    return stage_states(run, load_run_stages(run), force_stale, full)
+    return stage_states(run, load_run_stages(run), force_stale)
 
 
 def load_run_stages(run: RunFolder) -> list[Stage]:
@@ -192,12 +192,14 @@ def _check_resources(recipe: Recipe, stages: list[Stage]) -> None:
 
 
 def _check_frozen(run: RunFolder, recipe: Recipe, force_stale: bool) -> None:
-    """A run keeps its first recipe, but for what does not change its output."""
+    """A run keeps the recipe under which its first shard was finished, but for what does not change its output."""
     if not run.recipe.is_file():
         # what a first command leaves that was killed before the recipe had its name
         ours = {".lock", temporary_path(run.recipe).name}
         if run.root.is_dir() and any(p.name not in ours for p in run.root.iterdir()):
             raise DataError(f"{run.root}: the folder is not empty and no run of ours; give another --output")
+        return
+    if not any(run.root.glob("manifests/*/[0-9]*[0-9].json")):
         return
     old, new = (output_part(r.model_dump(mode="json")) for r in (load_frozen_recipe(run), recipe))
     lines = [
@@ -225,4 +227,4 @@ def _remove_leftovers(run: RunFolder, states: list[StageState]) -> None:
         for shard in state.shards(DONE):
             run.failure(state.stage.name, shard).unlink(missing_ok=True)
             shutil.rmtree(run.work(state.stage.name, shard), ignore_errors=True)
-            run.work(state.stage.name, shard).with_suffix(".lock").unlink(missing_ok=True)  # executors/shard_lock.py
+            run.shard_lock(state.stage.name, shard).unlink(missing_ok=True)

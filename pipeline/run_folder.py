@@ -41,6 +41,10 @@ class RunFolder:
         """Answers of an LLM and other half-done work of one shard; removed once the shard is finished."""
         return self.root / "work" / stage / f"{shard:05d}"
 
+    def shard_lock(self, stage: str, shard: int) -> Path:
+        """Held by the task that works on the shard (executors/shard_lock.py)."""
+        return self.root / "work" / stage / f"{shard:05d}.lock"
+
     def blend(self) -> Path:
         return self.root / "tokens" / "blend.json"
 

@@ -91,25 +91,23 @@ def shard_state(run: RunFolder, stage: Stage, shard: int, force_stale: bool = Fa
     if own is None:
         return PENDING, identity
     refused: list[str] = []
-    word = _state_of(run, stage, shard, own, inputs, refused, force_stale, full=False)
+    word = _state_of(run, stage, shard, own, inputs, refused, force_stale)
     if refused:
         raise IdentityError(f"{run.root}: this shard was finished under another recipe:\n{refused[0]}")
     return word, identity
 
 
-def stage_states(
-    run: RunFolder, stages: Sequence[Stage], force_stale: bool = False, full: bool = False
-) -> list[StageState]:
+def stage_states(run: RunFolder, stages: Sequence[Stage], force_stale: bool = False) -> list[StageState]:
     """The state of every shard of every stage, in order.
 
     A shard whose inputs within the run have changed (a rerun upstream) is "stale" and will be done again. A shard made
     under other settings, prompts, models, versions or raw inputs raises IdentityError with the difference, unless
-    `force_stale`: then it is "done" as it is, and its manifest says so. `full` hashes every output again.
+    `force_stale`: then it is "done" as it is, and its manifest says so.
     """
     finished: dict[tuple[str, int], Manifest] = {}
     refused: list[str] = []
     with _without_garbage_collection():
-        result = [_state_of_stage(run, stage, finished, refused, force_stale, full) for stage in stages]
+        result = [_state_of_stage(run, stage, finished, refused, force_stale) for stage in stages]
     if refused:
         shown = "\n".join(refused[:20]) + (f"\n... and {len(refused) - 20} more" if len(refused) > 20 else "")
         raise IdentityError(
@@ -129,6 +127,7 @@ def _without_garbage_collection() -> Iterator[None]:
         yield
     finally:
         if was_on:
+            gc.freeze()  # else the first collection searches them all after all
             gc.enable()
 
 
@@ -138,7 +137,6 @@ def _state_of_stage(
     finished: dict[tuple[str, int], Manifest],
     refused: list[str],
     force_stale: bool,
-    full: bool,
 ) -> StageState:
     """One look at the stage's folder, then one read a manifest; shards found done are added to `finished`."""
     state = StageState(stage)
@@ -148,7 +146,7 @@ def _state_of_stage(
         word = FAILED if shard in with_failure else PENDING
         if shard in with_manifest:
             manifest = Manifest.read(f"{folder}/{shard:05d}.json")
-            word = _state_of(run, stage, shard, manifest, finished, refused, force_stale, full)
+            word = _state_of(run, stage, shard, manifest, finished, refused, force_stale)
             state.manifests[shard] = manifest
             if word == DONE:
                 finished[stage.name, shard] = manifest
@@ -164,7 +162,6 @@ def _state_of(
     finished: dict[tuple[str, int], Manifest],
     refused: list[str],
     force_stale: bool,
-    full: bool,
 ) -> str:
     raw = raw_identity(stage, shard, manifest)
     difference: dict[str, tuple[Any, Any]] = {}
@@ -181,7 +178,7 @@ def _state_of(
         manifest.write(run.manifest(stage.name, shard))
     root = run.root.as_posix()
     for name, output in manifest.outputs.items():
-        condition = output_state(f"{root}/{name}", output, full)
+        condition = output_state(f"{root}/{name}", output)
         if condition == "changed":
             raise DataError(
                 f"{run.root / name}: was changed after stage {stage.name} wrote it; "

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.run import Observer
 from pipeline.shard_state import DONE, StageState
@@ -139,7 +140,8 @@ class LiveTable(_Base):
         assert self._live is not None
         self._live.__exit__(*exception)
         for error in self.errors:
-            self._console.print(f"[red]failed[/red] {error}", highlight=False, markup=True)
+            # a message may hold brackets, which markup would take for its own
+            self._console.print(Text.assemble(("failed", "red"), " ", error))
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)

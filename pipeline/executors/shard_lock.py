@@ -14,9 +14,9 @@ from pipeline.run_folder import RunFolder
 def shard_lock(run: RunFolder, stage: str, shard: int) -> Iterator[None]:
     """Hold one shard of a stage for this process, on every machine that sees the folder. Raises DataError where it is held.
 
-    The lock file is removed at the end; a killed process leaves the file, but not the lock.
+    The lock file is removed at the end; a task that fails or is killed leaves the file, but not the lock.
     """
-    path = run.root / "work" / stage / f"{shard:05d}.lock"
+    path = run.shard_lock(stage, shard)
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

@@ -6,8 +6,9 @@ from typing import Any
 
 from pipeline.publishing.errors import PublishError
 from pipeline.publishing.patience import hub_errors, without_secrets
-from pipeline.publishing.plan import ConfigRows, Publication, size_text
+from pipeline.publishing.plan import ConfigRows, Publication
 from pipeline.publishing.repository import Repository, has_arrived
+from pipeline.size_text import size_text
 
 # Larger configurations are resolved file by file and read at their beginning: their hashes say the rest.
 READ_WHOLE_BYTES = 2 << 30

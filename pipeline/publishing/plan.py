@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pipeline.size_text import size_text
+
 RepoType = Literal["dataset", "model"]
 SAFE, TAGGED = "safe", "tagged"  # configurations of originals: of score 0, and unsafe ones with their tags' slots
 # The Hub asks for at most 10,000 files a folder and advises at most 100,000 a repository.
@@ -96,12 +98,3 @@ def describe(publication: Publication, bounds: CommitBounds) -> list[str]:
 
 def _commit_text(files: Sequence[OutgoingFile]) -> str:
     return f"{len(files):,} files, {size_text(sum(file.bytes for file in files))}"
-
-
-def size_text(number: float) -> str:
-    """Bytes for people, in powers of 1000 as the Hub counts."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"

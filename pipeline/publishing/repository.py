@@ -8,7 +8,8 @@ from typing import Any
 from classifiers.errors import RecipeError
 from pipeline.publishing.errors import PublishError
 from pipeline.publishing.patience import MOST_TRIES, hub_errors, patiently, understand, wait_before
-from pipeline.publishing.plan import TAGGED, CommitBounds, OutgoingFile, Publication, cut_into_commits, size_text
+from pipeline.publishing.plan import TAGGED, CommitBounds, OutgoingFile, Publication, cut_into_commits
+from pipeline.size_text import size_text
 
 _GATES = ("auto", "manual")
 Report = Callable[[str], None]

@@ -26,6 +26,7 @@ def build_stages(recipe: Recipe, run: RunFolder, files: list[InputFile]) -> list
     classifiers: list[Stage] = [_classifier_stage(name, recipe, run, n) for name in names]
     keeps = "embedding" in recipe.score.classifiers and recipe.score.embedding.keep_embeddings
     return [
+        TokeniserStage(recipe, run),  # reads no document: a wrong tokenizer or end token is told before the work
         IngestStage(recipe, run, files),
         DedupFindStage(recipe, run, n),
         DocumentsStage(recipe, run, n),
@@ -35,7 +36,6 @@ def build_stages(recipe: Recipe, run: RunFolder, files: list[InputFile]) -> list
         *(DraftStage(kind, recipe, run, n) for kind in kinds),
         *(VerifyStage(kind, recipe, run, n) for kind in kinds),
         TagStage(recipe, run, n),
-        TokeniserStage(recipe, run),
         *(TokeniseStage(source, recipe, run, n) for source in token_sources(recipe)),
         BlendStage(recipe, run, n),
         CardCountsStage(recipe, run, n),

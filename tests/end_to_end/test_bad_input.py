@@ -154,6 +154,26 @@ def test_a_wrong_recipe_exits_with_2_and_names_the_key(tmp_path, text, message):
     assert message in safetrove("run", tmp_path / "r.yaml", "--output", tmp_path / "run", expect=2).stderr
 
 
+def test_a_wrong_end_token_is_told_before_any_work_and_the_mended_recipe_goes_on(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "one.jsonl").write_bytes(jsonl(row("a")))
+
+    def run(end, expect):
+        value = {"name": "texts", "format": "jsonl", "path": str(tmp_path / "in"), "licence": "CC0-1.0"}
+        recipe = write_recipe(
+            tmp_path / "recipe.yaml", tmp_path / "in", sources=[value], tokenise={"end_of_document": end}
+        )
+        stages = ("--stage", "tokenizer", "--stage", "ingest")
+        process = safetrove("run", recipe, "--output", tmp_path / "run", *stages, expect=expect)
+        return process.stdout + process.stderr
+
+    assert "'<nothing>' is no token" in run("<nothing>", 1)
+    assert not [*(tmp_path / "run" / "manifests").rglob("00000.json")]
+    run("<|endoftext|>", 0)
+    refused = run("<|im_end|>", 1)
+    assert "tokenise.end_of_document: '<|endoftext|>' -> '<|im_end|>'" in refused and "--force-stale" in refused
+
+
 def test_two_commands_on_one_run(tmp_path):
     import fcntl
 

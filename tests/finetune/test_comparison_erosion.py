@@ -10,19 +10,12 @@ from benchmarks.finetune_comparison.erosion import _pairs
 from benchmarks.finetune_comparison.settings import OWN_TEXTS, Settings
 from benchmarks.finetune_comparison.tables import gradient_spike, refusal_difference, refusal_share
 from finetune.errors import FinetuneDataError
-from rephrasers.embedded_writer import embedded_writer_folder
-from tests.finetune.tiny_llama import make_model
+from tests.finetune.tiny_llama import save_tiny_writer
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    from transformers import AutoTokenizer
-
-    place = tmp_path_factory.mktemp("tiny")
-    tokenizer = AutoTokenizer.from_pretrained(embedded_writer_folder())
-    tokenizer.save_pretrained(place)
-    make_model(len(tokenizer), eos_token_id=tokenizer.eos_token_id).save_pretrained(place)
-    return place
+    return save_tiny_writer(tmp_path_factory.mktemp("tiny"))
 
 
 def command(tiny, output, *more):

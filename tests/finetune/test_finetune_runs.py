@@ -21,9 +21,8 @@ from finetune.recipe import load_recipe
 from finetune.safe_lora import SafeLoraSettings, alignment_matrix, chosen_layers, projection_cosine
 from finetune.sft_training import SftRecipe, run_sft
 from finetune.str_training import StrRecipe, run_str
-from rephrasers.embedded_writer import embedded_writer_folder
 from safetrove.cli import app
-from tests.finetune.tiny_llama import make_model
+from tests.finetune.tiny_llama import make_model, save_tiny_writer
 
 BASE = {
     "lora": {"rank": 2},
@@ -46,11 +45,7 @@ def silent(_):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("tiny")
-    tokenizer = AutoTokenizer.from_pretrained(embedded_writer_folder())
-    tokenizer.save_pretrained(place)
-    make_model(len(tokenizer), eos_token_id=tokenizer.eos_token_id).save_pretrained(place)
-    return place
+    return save_tiny_writer(tmp_path_factory.mktemp("tiny"))
 
 
 def sft(folder, output, **keys):

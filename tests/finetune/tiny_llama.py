@@ -57,3 +57,15 @@ def save_tiny_llama(folder: Path, chat: bool = True, tag: bool = False, seed: in
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
+
+
+def save_tiny_writer(place: Path) -> Path:
+    """A random model under the embedded writer's own tokenizer and chat template, as a folder."""
+    from transformers import AutoTokenizer
+
+    from rephrasers.embedded_writer import embedded_writer_folder
+
+    tokenizer = AutoTokenizer.from_pretrained(embedded_writer_folder())
+    tokenizer.save_pretrained(place)
+    make_model(len(tokenizer), eos_token_id=tokenizer.eos_token_id).save_pretrained(place)
+    return place

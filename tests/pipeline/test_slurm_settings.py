@@ -78,7 +78,9 @@ def test_wrong_resources_are_named(folder, slurm, words):
 
 def test_resources_for_a_stage_that_does_not_exist_are_refused_before_anything_runs(folder):
     recipe = small_recipe(folder, execution={"slurm": {"stages": {"score-fastext": {"gpus": 1}}}})
-    with pytest.raises(RecipeError, match="the stage score-fastext, which this recipe does not have; it has ingest, "):
+    with pytest.raises(
+        RecipeError, match="the stage score-fastext, which this recipe does not have; it has tokenizer, ingest, "
+    ):
         execute(recipe, folder / "run", None)
     assert not (folder / "run" / "recipe.yaml").exists()
 

@@ -23,10 +23,10 @@ from pipeline.publishing.plan import (
     describe,
     shard_path,
     shard_pattern,
-    size_text,
 )
 from pipeline.publishing.refusals import licence_refusals
 from pipeline.run_folder import RunFolder
+from pipeline.size_text import size_text
 from tests.pipeline.stage_runs import small_recipe
 
 
