@@ -25,6 +25,7 @@ class FilterOptions:
     discard_fraction: float = 0.5  # of the candidates, the riskiest; the paper's value; 0 discards none
     risk: Risk = "raw"  # "raw": as published; "boundary": corrected for half-finished words, needs word_start_ids
     word_start_ids: Sequence[int] | None = None  # prompt_checks.word_start_ids(tokenizer)
+    risk_token_id: int | None = None  # whose probability is the risk; default: the tag; an ordinary token is a control
     eos_token_ids: Sequence[int] | None = None  # default: the model's
     pad_token_id: int | None = None  # default: the model's, else the first end token
     min_new_tokens: int = 0  # no end token before so many others

@@ -30,16 +30,18 @@ class SafeStep:
         tag_token_id: int,
         options: FilterOptions,
     ) -> None:
+        risk_id = tag_token_id if options.risk_token_id is None else options.risk_token_id
         check_tag_id(model, tag_token_id)
+        check_tag_id(model, risk_id)
         mask = checked_mask(input_ids, attention_mask)
         check_context(model, int(mask.sum(-1).max()), options.max_new_tokens)
         self.prompts = input_ids.to(model.device)
         mask = mask.to(model.device)
         self.end_ids, self.pad_id = _special_ids(model, options)
-        self._tag_id, self._options = tag_token_id, options
+        self._tag_id, self._risk_id, self._options = tag_token_id, risk_id, options
         starts = options.word_start_ids if options.risk == "boundary" else None
         # Neither an end token nor the tag begins a word.
-        ordinary = [i for i in starts or () if i != tag_token_id and i not in self.end_ids]
+        ordinary = [i for i in starts or () if i not in (tag_token_id, risk_id, *self.end_ids)]
         self._word_starts = self.prompts.new_tensor(ordinary) if starts else None
         self._forward = CandidateForward(model, options.look_ahead)
         self.log_probs_rv = _log_softmax(self._forward.prefill(self.prompts, mask))
@@ -119,8 +121,8 @@ class SafeStep:
 
     def _risk(self, log_probs: "Tensor") -> "Tensor":
         if self._word_starts is None:
-            return tag_probability(log_probs, self._tag_id)
-        return boundary_risk(log_probs, self._tag_id, self._word_starts)
+            return tag_probability(log_probs, self._risk_id)
+        return boundary_risk(log_probs, self._risk_id, self._word_starts)
 
 
 def _log_softmax(logits: "Tensor") -> "Tensor":

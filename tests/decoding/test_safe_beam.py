@@ -257,6 +257,18 @@ def test_boundary_risk_in_the_search():
     assert differ > 0
 
 
+def test_a_control_reads_another_token_and_still_writes_it():
+    size, tag, end, ordinary = 8, 7, 6, 2
+    written = 0
+    for seed in range(20):
+        model = ToyModel(drawn_logits(seed, size, 30), size, end)
+        found = safe_beam_search(model, torch.tensor([[1]]), tag, 2, 4, 5, risk_token_id=ordinary)
+        text, _, risks = search(model, [1], tag, end, 2, 4, 5, risk_of=lambda row: float(row[ordinary].exp()))[0]
+        assert generated(found, 1) == text and found.risks[0, : len(text)].tolist() == risks
+        written += ordinary in text
+    assert written > 0
+
+
 def test_scores_and_candidates():
     assert penalised_score(-6.0, 3, 0.0) == -6.0 and penalised_score(-6.0, 3, 1.0) == -2.0
     assert best_possible_score(-6.0, 3, 12, 1.0, "never") == -0.5
@@ -309,6 +321,7 @@ WRONG = [
     ({"look_ahead": "deep"}, RecipeError, "auto, rows or tree"),
     ({"candidates": "all"}, RecipeError, "top or sampled"),
     ({"tag_token_id": 99}, ModelError, "ids from 0 to 39"),
+    ({"risk_token_id": 98}, ModelError, "98: the model has ids from 0 to 39"),
     ({"max_new_tokens": 100}, DataError, "exceed the 64 positions"),
     ({"attention_mask": torch.tensor([[1, 1], [0, 0]])}, DataError, "prompt 1 of the batch is empty"),
     ({"attention_mask": torch.tensor([[1, 1], [1, 0]])}, DataError, "prompt 1 of the batch is padded on the right"),
