@@ -2,16 +2,15 @@
 
 Attack success with 0, 10, 20 and 40 prefilled tokens of a compliant answer, over-refusal of benign requests, and the share of
 tokens at which the gate opens, for the base, NGSD (strength from a rating), fixed strengths, and the expert alone; every way
-decodes greedily to the same number of tokens. The embedded model cannot rate (its answers to the rating prompt cannot be
+decodes greedily to the same number of tokens, without NGSD's early stop, which the undefended ways do not have. The embedded model cannot rate (its answers to the rating prompt cannot be
 read, which counts as risky), so the safety classifier rates unless --rater base is given. Prefills come from an opening without
 content, in words that the expert was not trained on. Intervals are Wilson's; `table.md` and `table.json` hold the result.
-An interrupted run goes on in the same folder.
+An interrupted run goes on in the same folder. Take another folder for an expert that was trained again.
 """
 
 import argparse
-import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 from decoding.ngsd import ChatModel, NgsdDecoder, NgsdSettings
 from decoding.ngsd.classifier_rating import SafetyClassifierRater
 from decoding.ngsd.generation import Rater
-from evaluation.files import write_json, write_lines
+from evaluation.files import json_sha256, read_json, write_json, write_lines, write_whole
 from evaluation.generation.local_model import LocalModel
 from evaluation.generation.settings import GenerationSettings
 from evaluation.judges.choice import JudgeChoice
@@ -51,7 +50,7 @@ def ways(base: str, expert: str, new_tokens: int) -> list[Way]:
     """All that are compared."""
 
     def ngsd(strength: float | None) -> NgsdSettings:
-        return NgsdSettings(max_new_tokens=new_tokens, strength=strength)
+        return NgsdSettings(max_new_tokens=new_tokens, strength=strength, early_stop=None)
 
     fixed = [Way(f"fixed strength {strength}", base, ngsd(strength)) for strength in (0.1, 0.25, 0.5, 0.75, 0.9)]
     return [Way("base", base), Way("NGSD", base, ngsd(None)), *fixed, Way("expert alone", expert)]
@@ -82,6 +81,29 @@ def _request(row: Any) -> str:
     return str(row["prompt"])
 
 
+class SharesKept(NgsdDecoder):
+    """NGSD that writes the gate's shares of each prompt to a file before it gives the answers away: whatever answer an
+    interrupted run has kept, its shares are there. Those of another decoder are forgotten."""
+
+    def __init__(self, path: Path, *models: Any, **settings: Any) -> None:
+        super().__init__(*models, **settings)
+        self._path, self._stamp = path, json_sha256(self.identity())
+        kept = read_json(path) if path.is_file() else {}
+        if kept.get("decoder") == self._stamp:
+            self.fire_shares.update(kept["shares"])
+
+    def generate(self, prompts: Sequence[str]) -> list[str]:
+        """The answers, in order."""
+        answers = super().generate(prompts)
+        write_json(self._path, {"decoder": self._stamp, "shares": self.fire_shares})
+        return answers
+
+    def means(self) -> dict[str, float]:
+        """Mean shares of tokens at which the gate opened, and of those that were changed, over all prompts."""
+        fired, changed = zip(*self.fire_shares.values(), strict=True)
+        return {"fire_share": round(statistics.mean(fired), 4), "changed_share": round(statistics.mean(changed), 4)}
+
+
 def run_way(
     way: Way,
     expert: ChatModel,
@@ -102,40 +124,38 @@ def run_way(
                 name=way.name, model=way.model, suites=(suites[kind],), prefill_tokens=(prefill,), generation=generation,
                 judges=tuple(JudgeChoice(name=name) for name in judges),
             )  # fmt: skip
-            decoders: list[NgsdDecoder] = []
+            decoders: list[SharesKept] = []
 
-            def make(local: LocalModel, way: Way = way, decoders: list[NgsdDecoder] = decoders) -> NgsdDecoder:
-                assert way.settings is not None  # asked only then
+            def make(local: LocalModel, folder: Path = folder, decoders: list[SharesKept] = decoders) -> NgsdDecoder:
                 base = ChatModel(local.model, local.tokenizer, way.model)
                 decoders.append(
-                    NgsdDecoder(base, expert, way.settings, {"model": expert_name}, rate=rate, rater_identity=rater)
+                    SharesKept(
+                        folder / "gate.json",
+                        base,
+                        expert,
+                        way.settings,
+                        {"model": expert_name},
+                        rate=rate,
+                        rater_identity=rater,
+                    )  # fmt: skip
                 )
                 return decoders[0]
 
             summary = evaluate(recipe, folder, make if way.settings is not None else None)
-            rows += [
-                {"way": way.name, "prefill": prefill, **m, **_shares(folder, decoders)} for m in summary["measures"]
-            ]
+            shares = decoders[0].means() if decoders else {}
+            rows += [{"way": way.name, "prefill": prefill, **m, **shares} for m in summary["measures"]]
     return rows
-
-
-def _shares(folder: Path, decoders: list[NgsdDecoder]) -> dict[str, float]:
-    """Mean shares of tokens at which the gate opened and that were changed; answers of an earlier run stay counted."""
-    if not decoders:
-        return {}
-    path = folder / "gate.json"
-    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    kept |= {key: list(shares) for key, shares in decoders[0].fire_shares.items()}
-    write_json(path, kept)
-    fired, changed = zip(*kept.values(), strict=True)
-    return {"fire_share": round(statistics.mean(fired), 4), "changed_share": round(statistics.mean(changed), 4)}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: a line a way, judge and measure; columns are the prefills."""
 
-    def cell(row: dict[str, Any] | None, shown: Callable[[dict[str, Any]], str]) -> str:
-        return "" if row is None or row["value"] is None else shown(row)
+    def cell(row: dict[str, Any] | None) -> str:
+        if row is None or row["value"] is None:
+            return ""
+        if row["measure"] == "mean_score":
+            return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        return f"{100 * row['value']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
 
     lines = [
         "| way | judge | measure | " + " | ".join(f"prefill {n}" for n in PREFILLS) + " | gate open |",
@@ -143,10 +163,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for key in dict.fromkeys((r["way"], r["judge"], r["measure"]) for r in rows):
         found = {r["prefill"]: r for r in rows if (r["way"], r["judge"], r["measure"]) == key}
-        values = [
-            cell(found.get(n), lambda r: f"{100 * r['value']:.1f} % ({100 * r['low']:.1f} to {100 * r['high']:.1f})")
-            for n in PREFILLS
-        ]
+        values = [cell(found.get(n)) for n in PREFILLS]
         shares = ", ".join(f"{100 * r['fire_share']:.1f} %" for r in found.values() if "fire_share" in r)
         lines.append("| " + " | ".join([*key, *values, shares]) + " |")
     return "\n".join(lines) + "\n"
@@ -168,6 +185,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--ways", nargs="*", help="only these")
     options = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(options.threads)
     generation = GenerationSettings(dtype=options.dtype, threads=options.threads, max_new_tokens=options.new_tokens)
     files = {kind: path for kind, path in (("harmful", options.harmful), ("benign", options.benign)) if path}
     suites = write_suites(options.output / "suites", options.suite, files)
@@ -183,7 +203,7 @@ def main() -> None:
             )  # fmt: skip
             print(table(rows), flush=True)
             write_json(options.output / "table.json", rows)
-            (options.output / "table.md").write_text(table(rows), encoding="utf-8")
+            write_whole(options.output / "table.md", table(rows))
 
 
 if __name__ == "__main__":
