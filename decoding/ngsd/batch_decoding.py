@@ -13,7 +13,7 @@ from typing import Any
 
 from classifiers.errors import ModelError
 from decoding.ngsd.cached_model import CachedModel
-from decoding.ngsd.chat import ChatModel, left_padded
+from decoding.ngsd.chat import ChatModel
 from decoding.ngsd.fusion import (
     change_chance,
     deciding_margin,
@@ -25,6 +25,7 @@ from decoding.ngsd.fusion import (
 )
 from decoding.ngsd.settings import NgsdSettings
 from decoding.ngsd.trace import TokenTrace, Work
+from decoding.prompt_encoding import left_padded
 
 # Rows leave when this share of the batch is done: each removal copies two caches.
 LEAVING_SHARE = 0.125

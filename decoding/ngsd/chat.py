@@ -113,13 +113,3 @@ def encode(
                 f"{remedy}"
             )
     return encoded
-
-
-def left_padded(encoded: Sequence[Sequence[int]], pad_id: int) -> tuple[Any, Any]:
-    """(ids, mask) [rows, longest], padded on the left."""
-    import torch
-
-    longest = max(map(len, encoded))
-    ids = torch.tensor([[pad_id] * (longest - len(row)) + list(row) for row in encoded])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in encoded])
-    return ids, mask

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from decoding.ngsd.batch_decoding import BatchDecoding, Decoded
 from decoding.ngsd.cached_model import CachedModel
-from decoding.ngsd.chat import ChatModel, Prompt, check_requests, encode, left_padded
+from decoding.ngsd.chat import ChatModel, Prompt, check_requests, encode
 from decoding.ngsd.risk import Rating, parse_rating, rating_request
 from decoding.ngsd.settings import NgsdSettings
 from decoding.ngsd.trace import NgsdAnswer, TokenTrace, Work
 from decoding.ngsd.vocabulary import shared_vocabulary
+from decoding.prompt_encoding import left_padded
 
 # Ratings of requests, in order: a model behind a server, a classifier, or the base itself.
 Rater = Callable[[Sequence[str]], Sequence[Rating]]
