@@ -129,7 +129,9 @@ def _axes(text: str) -> list[int | None]:
 def _axis(value: Any) -> int | None:
     if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+(\.\d+)?\s*", value):
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):  # asked of a whole number with 400 digits, it overflows
         return None
     return min(10, max(0, round(value)))
 

@@ -75,6 +75,10 @@ def test_answers_that_can_be_read(answer):
         ("{'severity': 1}", Rating(7, 7, 7, 7, parsed=False)),
         ('{"severity": 2, "evasion": "high", "targeting": true, "actionable": NaN}', Rating(2, 7, 7, 7, parsed=False)),
         ('{"severity": 42, "actionable": -3, "evasion": 1, "targeting": 0}', Rating(10, 0, 1, 0)),
+        (
+            f'{{"severity": {"9" * 400}, "actionable": 1, "evasion": "{"9" * 400}", "targeting": 0}}',
+            Rating(10, 1, 7, 0, False),
+        ),
     ],
 )
 def test_what_cannot_be_read_is_risky_and_values_are_clipped(answer, expected):
