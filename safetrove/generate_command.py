@@ -84,6 +84,7 @@ def generate(
 ) -> None:
     """Answer prompts, safely where the model knows the harmfulness tag. On a terminal one answer appears as it is decoded."""
     from classifiers.errors import RecipeError
+    from evaluation.files import write_whole
     from safetrove.generating import GenerateOptions, generate_answers, picture, read_prompts
 
     prompts = read_prompts(prompt, files or [], sys.stdin)
@@ -109,7 +110,7 @@ def generate(
     for answer in generate_answers(loaded, prompts, options, switch, on_text):
         _print_answer(loaded.tokenizer, answer, as_json, streamed, several=len(prompts) > 1)
         if plot is not None:
-            _write(plot, picture(loaded, answer))
+            write_whole(plot, picture(loaded, answer))
             print(plot, file=sys.stderr)
 
 
@@ -139,6 +140,7 @@ def _print_ngsd(
     as_json: bool,
     plot: Path | None,
 ) -> None:
+    from evaluation.files import write_whole
     from safetrove.ngsd_answers import answer_with_expert, gate_picture
 
     answers = answer_with_expert(base, expert, prompts, options, strength, on_text)
@@ -150,7 +152,7 @@ def _print_ngsd(
         else:
             print(f"[{prompt.id}] {answer.text}" if len(prompts) > 1 else answer.text, flush=True)
         if plot is not None:
-            _write(plot, gate_picture(base, answer))
+            write_whole(plot, gate_picture(base, answer))
             print(plot, file=sys.stderr)
 
 
@@ -177,10 +179,3 @@ def _print_answer(tokenizer: Any, answer: Any, as_json: bool, streamed: bool, se
         print()
     else:
         print(f"[{answer.prompt.id}] {answer.text}" if several else answer.text, flush=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_name(f".{path.name}.partial")
-    whole.write_bytes(content)
-    whole.replace(path)
