@@ -97,7 +97,9 @@ class SafeDecoder:
             found = safe_beam_search(
                 model, ids, self._tag_id, settings.num_beams, settings.candidates_per_beam, new, **options
             )
-        texts: list[str] = self._model.tokenizer.batch_decode(
-            found.sequences[:, ids.shape[1] :], skip_special_tokens=True
-        )
+        # By length: a model's padding id may be an ordinary token, which decoding would show.
+        new_ids = [
+            row[:length] for row, length in zip(found.sequences[:, ids.shape[1] :], found.lengths.tolist(), strict=True)
+        ]
+        texts: list[str] = self._model.tokenizer.batch_decode(new_ids, skip_special_tokens=True)
         return texts
