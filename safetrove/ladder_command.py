@@ -41,7 +41,9 @@ def run_ladder(
     chains = _chosen(recipe, rungs, seeds)
     with _exclusive(output):
         uses = prepare(recipe, output)
-    began, failed = time.monotonic(), []
+    began = time.monotonic()
+    failed: list[Chain] = []
+    blocked: list[Chain] = []
     left = [chain for chain in chains if not is_done(output, *chain)]
     if len(left) == 1:
         run_chain(recipe, output, *left[0], report=_say)
@@ -49,17 +51,19 @@ def run_ladder(
         # Safe Beam decodes the models of another rung, which must be there first.
         trained = [chain for chain in left if RUNG_OF[chain[0]].decodes is None]
         failed = _run_apart(path, overrides, output, trained, recipe.workers)
-        if not failed:
-            failed = _run_apart(path, overrides, output, [c for c in left if c not in trained], recipe.workers)
+        blocked = [(rung, seed) for rung, seed in left if (RUNG_OF[rung].decodes, seed) in failed]
+        decoding = [chain for chain in left if chain not in [*trained, *blocked]]
+        failed += _run_apart(path, overrides, output, decoding, recipe.workers)
     if any(is_done(output, rung, seed) for rung in recipe.rungs for seed in recipe.seeds):
         print("\n" + write_report(recipe, output, uses))
         print(
-            f"{output / 'ladder.md'}, ladder.json, ladder.png; {len(left)} models in {time.monotonic() - began:.0f} s"
+            f"{output / 'ladder.md'}, ladder.json, ladder.png; {len(left) - len(failed) - len(blocked)} models in "
+            f"{time.monotonic() - began:.0f} s"
         )
     if failed:
         logs = ", ".join(str(chain_folder(output, *chain) / "log.txt") for chain in failed)
         raise ModelError(
-            f"{len(failed)} of {len(left)} models are not done; why stands at the end of {logs}. After mending the cause run "
+            f"{len(failed) + len(blocked)} of {len(left)} models are not done; why stands at the end of {logs}. After mending the cause run "
             "the same command again: what is done is kept"
         )
     return 0
@@ -153,7 +157,9 @@ def _notes(recipe: LadderRecipe, uses: dict[str, list[SourceUse]]) -> list[str]:
             + "; ".join(f"{name}: {use.note}, {use.tokens:,} tokens in all" for name, use in own.items())
             + "."
         )
-    repeated = {u.name: u.epochs for found in uses.values() for u in found if u.epochs > 4}
+    rising = sorted((use for found in uses.values() for use in found), key=lambda use: use.epochs)
+    most = {use.name: use.epochs for use in rising}  # a source's largest, whatever the rung
+    repeated = {name: epochs for name, epochs in most.items() if epochs > 4}
     if repeated:
         shown = ", ".join(f"{name} {epochs:.1f} times" for name, epochs in repeated.items())
         notes.append(f"Read more than four times in some rung: {shown}. A source that small is partly learnt by heart.")

@@ -1,6 +1,7 @@
 """The ladder end to end: tiny models, four rungs, through the command line; what is kept, what is refused."""
 
 import json
+import shutil
 
 import pytest
 from ladder_corpus import make_corpus
@@ -133,6 +134,26 @@ def test_a_rung_that_fails_is_named_and_the_others_are_kept(corpus, tmp_path):
     assert "pretraining ended with exit code 1" in (tmp_path / "out/rungs/raw/seed-1/log.txt").read_text()
     with pytest.raises(DataError, match="the folder is not empty and no ladder of ours"):
         run_ladder(recipe, [], tmp_path)
+
+
+def test_safe_beam_decodes_what_is_there_though_another_rung_fails(finished, tmp_path):
+    _, recipe, output, _ = finished
+    shutil.copytree(output, tmp_path / "out")
+    rungs = tmp_path / "out/rungs"
+    (rungs / "refusal/seed-0/base/pretrain.json").unlink()
+    lost = [rungs / f"{rung}/seed-0/base_evaluation/evaluation.json" for rung in ("refusal", "safe_beam")]
+    for file in lost:
+        file.unlink()
+    with pytest.raises(ModelError, match=r"1 of 2 models are not done(.|\n)*refusal/seed-0/log.txt"):
+        run_ladder(recipe, ["launcher=['false']"], tmp_path / "out")
+    assert [file.is_file() for file in lost] == [False, True]
+
+
+def test_safe_beam_of_a_failed_rung_is_not_done_either(corpus, tmp_path):
+    recipe = write_recipe(tmp_path, corpus, rungs=["tags", "safe_beam"], texts={}, shares={}, launcher=["false"])
+    with pytest.raises(ModelError, match=r"2 of 2 models are not done(.|\n)*tags/seed-0/log.txt\. After"):
+        run_ladder(recipe, [], tmp_path / "out")
+    assert not (tmp_path / "out/rungs/safe_beam").exists()
 
 
 def test_untagged_originals_and_fresh_tags_are_those_of_the_corpus(corpus, tmp_path):
