@@ -57,6 +57,7 @@ class OwnRow:
     text: str | None
     messages: tuple[Mapping[str, str], ...] | None
     level: int | None
+    not_learnt: str = ""  # of a chat, as `finetune.chat_data` has it
 
     def as_text(self) -> str:
         """The text; a chat as a dialogue whose speakers are named by the row's id (Safety Pretraining renames them)."""
@@ -87,9 +88,9 @@ def dialogue_messages(text: str) -> tuple[Mapping[str, str], ...] | None:
 
 
 def read_own(files: Sequence[OwnTexts]) -> list[OwnRow]:
-    """The rows of all files that pass their filters, in order, without repetitions. Raises DataError that names file and
-    line, and where nothing passes a file's filters."""
-    rows: dict[str, OwnRow] = {}
+    """The rows of all files that pass their filters, in order, without repetitions (same id and content: two files may
+    both number their rows). Raises DataError that names file and line, and where nothing passes a file's filters."""
+    rows: dict[tuple[str, str], OwnRow] = {}
     for file in files:
         passed = 0
         for place, value in read_json_lines(file.path):
@@ -97,7 +98,7 @@ def read_own(files: Sequence[OwnTexts]) -> list[OwnRow]:
                 continue
             row = _row(value, place)
             if file.part[0] <= float(keyed_uniforms(0, "own-texts", row.id, 1)[0]) < file.part[1]:
-                rows.setdefault(row.id, row)
+                rows.setdefault((row.id, json.dumps([row.text, row.messages], sort_keys=True)), row)
                 passed += 1
         if not passed:
             raise DataError(f"{file.path}: no row passes where {dict(file.where)} and part {list(file.part)}")
@@ -109,12 +110,16 @@ def write_chats(rows: Sequence[OwnRow], path: Path) -> int:
 
     Raises DataError where none is.
     """
-    chats = [(row.id, messages) for row in rows if (messages := row.as_messages()) is not None]
+    chats = [(row, messages) for row in rows if (messages := row.as_messages()) is not None]
     if not chats:
         raise DataError(
             f"{path.stem}: none of {len(rows)} rows is a chat: give rows with `messages`, or dialogues of two"
         )
-    lines = [json.dumps({"id": name, "messages": list(messages)}, ensure_ascii=False) for name, messages in chats]
+    values = [
+        {"id": row.id, "messages": list(messages)} | ({"not_learnt": row.not_learnt} if row.not_learnt else {})
+        for row, messages in chats
+    ]
+    lines = [json.dumps(value, ensure_ascii=False) for value in values]
     write_text(path, "\n".join(lines) + "\n")
     return len(rows) - len(chats)
 
@@ -125,7 +130,7 @@ def _row(value: Mapping[str, Any], place: str) -> OwnRow:
     if "messages" in value:
         messages = checked_messages(value["messages"], place)
         content = json.dumps(messages, sort_keys=True)
-        return OwnRow(_id(value, content), None, messages, level)
+        return OwnRow(_id(value, content), None, messages, level, value.get("not_learnt") or "")
     text = value.get("text")
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{place}: neither `messages` nor a `text` that is not empty")

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from classifiers.errors import DataError
+from finetune.chat_data import read_chats
 from safetrove.own_texts import OwnTexts, dialogue_messages, read_own, write_chats
 
 
@@ -40,6 +41,21 @@ def test_filters_and_parts(tmp_path):
     assert len(read_own([OwnTexts(path=path), OwnTexts(path=path)])) == 60
     with pytest.raises(DataError, match=r"texts\.jsonl: no row passes where"):
         read_own([OwnTexts(path=path, where={"score": [9]})])
+
+
+def test_two_files_that_number_their_rows_lose_none(tmp_path):
+    one = lines(tmp_path / "one.jsonl", [{"id": n, "text": f"one {n}"} for n in range(1, 4)])
+    two = lines(tmp_path / "two.jsonl", [{"id": 1, "text": "two 1"}, {"id": 2, "text": "one 2"}])
+    found = read_own([OwnTexts(path=one), OwnTexts(path=two)])
+    assert [row.text for row in found] == ["one 1", "one 2", "one 3", "two 1"]
+
+
+def test_what_a_chat_must_not_teach_is_kept_apart(tmp_path):
+    """The compliant start of a row of deep alignment gets no labels; the ladder's copy of the file says so too."""
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "Sure, here is. I will not."}]
+    rows = [{"id": "a", "messages": chat, "not_learnt": "Sure, here is."}, {"id": "b", "messages": chat}]
+    write_chats(read_own([OwnTexts(path=lines(tmp_path / "c.jsonl", rows))]), tmp_path / "out.jsonl")
+    assert [chat.not_learnt for chat in read_chats(tmp_path / "out.jsonl")] == ["Sure, here is.", ""]
 
 
 def test_a_chat_as_text_names_its_speakers_by_its_id(tmp_path):
