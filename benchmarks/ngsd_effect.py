@@ -137,7 +137,7 @@ def run_way(
                         {"model": expert_name},
                         rate=rate,
                         rater_identity=rater,
-                    )  # fmt: skip
+                    )
                 )
                 return decoders[0]
 
