@@ -67,6 +67,7 @@ class BatchDecoding:
         self._base, self._expert = (CachedModel(side.model, vocabulary_size) for side in (base, expert))
         self._end_ids = base.end_ids() | expert.end_ids()
         self._ends, pad_id = torch.tensor(sorted(self._end_ids)), min(self._end_ids)
+        self._base_mask: Any  # None: all of the input counts
         self._base_input, self._base_mask = left_padded(base_ids, pad_id)
         # What the expert has not read yet: the prompt, later the last settled token.
         self._pending, self._pending_mask = left_padded(expert_ids, pad_id)

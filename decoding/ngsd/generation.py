@@ -139,6 +139,7 @@ def _greedy(model: ChatModel, encoded: Sequence[Sequence[int]], new_tokens: int)
     import torch
 
     ends = model.end_ids()
+    mask: Any  # None: all of the input counts
     ids, mask = left_padded(encoded, min(ends))
     side = CachedModel(model.model, len(model.tokenizer))
     out: list[list[int]] = [[] for _ in encoded]
