@@ -66,6 +66,7 @@ def test_resources_survive_the_freezing_of_the_recipe(folder):
         ({"time": 86400}, 'put the time in quotes, as in time: "24:00:00"'),
         ({"time": "tomorrow"}, "execution.slurm.time: String should match"),
         ({"sbatch_args": {"array": "0-5"}}, "array: safetrove sets it itself"),
+        ({"sbatch_args": {"wait": None}}, "wait: safetrove sets it itself"),
         ({"sbatch_args": {"--constraint": "h100"}}, "give the long name without dashes"),
         ({"time": None}, "slurm.time: give a limit"),
     ],
