@@ -23,6 +23,7 @@ from pretrain.checkpoint import (
     remove_leftovers,
     unfinished_folder,
 )
+from pretrain.checkpoint_index import CheckpointReader
 from pretrain.errors import CheckpointError
 from pretrain.mesh import Ranks
 from pretrain.model import Decoder
@@ -32,7 +33,10 @@ from pretrain.optimizer import optimizer_tensors
 warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
 
 # What reading a torn or foreign folder raises, deep inside torch.
-_BROKEN: Final = (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError, CheckpointException)
+_BROKEN: Final = (
+    OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, UnpicklingError,
+    CheckpointException,
+)  # fmt: skip
 
 
 def random_states(ranks: Ranks) -> dict[str, Tensor]:
@@ -144,7 +148,7 @@ def _read(folder: Path, tensors: dict[str, Tensor], ranks: Ranks) -> None:
             f"{folder} does not fit this model; set the recipe's model, and use its tokenizer:\n" + "\n".join(wrong[:8])
         )
     try:
-        dcp.load(tensors, storage_reader=dcp.FileSystemReader(folder), no_dist=ranks.mesh is None)
+        dcp.load(tensors, storage_reader=CheckpointReader(folder), no_dist=ranks.mesh is None)
     except _BROKEN as error:
         raise CheckpointError(
             f"{folder} cannot be loaded: {error}; write an earlier iteration into {TRACKER}"
@@ -153,7 +157,7 @@ def _read(folder: Path, tensors: dict[str, Tensor], ranks: Ranks) -> None:
 
 def _saved_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     try:
-        metadata = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        metadata = CheckpointReader(folder).read_metadata().state_dict_metadata
     except _BROKEN as error:
         raise CheckpointError(
             f"{folder} holds no readable checkpoint: {error}; write an earlier iteration into {TRACKER}"

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 _OWN_SBATCH = {
     "array", "chdir", "cpus-per-task", "dependency", "error", "export", "gpus", "job-name", "kill-on-invalid-dep",
     "mem-per-cpu", "nodes", "ntasks", "open-mode", "output", "parsable", "partition", "qos", "account", "requeue",
-    "no-requeue", "time", "wrap",
+    "no-requeue", "test-only", "time", "wait", "wrap",
 }  # fmt: skip
 _TIME = r"^(\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+|\d+-\d+:\d\d|\d+-\d+:\d\d:\d\d)$"
 

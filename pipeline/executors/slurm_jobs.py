@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -70,11 +71,13 @@ def compact_indices(indices: Iterable[int]) -> str:
 
 
 def parse_indices(text: str) -> list[int]:
-    """The inverse of `compact_indices`; a limit on tasks at once (`%8`) is ignored."""
+    """The inverse of `compact_indices`, also of Slurm's own lists: with steps (`0-8:2`); a limit on tasks at once (`%8`) is
+    ignored."""
     found: list[int] = []
     for part in text.split("%")[0].split(","):
-        first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
+        whole, _, step = part.partition(":")
+        first, _, last = whole.partition("-")
+        found += range(int(first), int(last or first) + 1, int(step or 1))
     return found
 
 
@@ -155,8 +158,9 @@ def parse_sacct(text: str) -> dict[tuple[str, int], TaskState]:
 
 def _state(state: str, reason: str) -> TaskState:
     if state in UNFINISHED:
-        odd = state == "PENDING" and reason.strip("()") not in _PATIENCE
-        return TaskState(UNFINISHED[state], True, reason.strip("()") if odd else "")
+        why = reason.strip("()")
+        odd = state == "PENDING" and why.split(",")[0] not in _PATIENCE  # "ReqNodeNotAvail, UnavailableNodes:n1"
+        return TaskState(UNFINISHED[state], True, why if odd else "")
     return TaskState(ENDED.get(state, state.lower()), False)
 
 
@@ -178,8 +182,9 @@ def refuse_while_queued(run: RunFolder) -> None:
 
 
 def _output(*command: str) -> subprocess.CompletedProcess[str]:
+    whole = {**os.environ, "SLURM_BITSTR_LEN": "0"}  # Slurm cuts long lists of indices off otherwise
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, env=whole)
     except (OSError, subprocess.TimeoutExpired) as error:
         return subprocess.CompletedProcess(command, 1, "", f"{command[0]}: {error}")
 

@@ -62,7 +62,8 @@ class Repository:
                 self.wait,
             )
             self.report(f"made the private {self.publication.repo_type} repository {self.publication.repo}")
-        elif not info.private and not public:
+            info = self._info()  # as the Hub has it: somebody else may have made it in between, in public
+        if not info.private and not public:
             raise PublishError(
                 f"{self.publication.repo} is public: give --public, or make it private, or give another --repo"
             )

@@ -6,7 +6,7 @@ Complements `tests/test_imports.py`, which refuses pickles, `torch.load` without
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import pytest
@@ -33,23 +33,24 @@ LOADERS = {
     "rephrasers/embedded_writer.py",  # a GGUF file whose sha256 is checked before
     "finetune/loading.py",  # an adapter by peft, on a model that came through `classifiers.loading`
 }
-# torch.distributed.checkpoint keeps its index as a pickle: read in one place, from checkpoints that pretraining wrote.
-PICKLED_INDEX = {"pretrain/checkpoint_tensors.py"}
+# torch.distributed.checkpoint keeps its index as a pickle: one module reads it, with a list of what it may name
+# (tests/pretrain/test_hostile_checkpoints.py). Its name alone may be imported there, by a class that is derived from it.
+RESTRICTED_UNPICKLER = {"pretrain/checkpoint_index.py": {"pickle.Unpickler"}}
 
 
-def violations(tree: ast.AST) -> Iterator[str]:
-    """What a module does that none may."""
+def violations(tree: ast.AST, importable: Set[str] = frozenset()) -> Iterator[str]:
+    """What a module does that none may; the names in `importable` it may import, but not call."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            if forbidden := names & (SHELLS | RUNS_WHAT_IT_READS | UNPACKS_ANYWHERE | {"torch.load"}):
+            if forbidden := names & (SHELLS | RUNS_WHAT_IT_READS | UNPACKS_ANYWHERE | {"torch.load"}) - importable:
                 yield f"line {node.lineno}: imports {sorted(forbidden)[0]}, which hides its calls"
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
         where = f"line {node.lineno}: {name}"
-        if name in SHELLS | RUNS_WHAT_IT_READS | UNPACKS_ANYWHERE:
+        if name in SHELLS | RUNS_WHAT_IT_READS | UNPACKS_ANYWHERE | {full.split(".")[-1] for full in importable}:
             yield where
         if given.get("shell", "False") != "False":
             yield f"{where} through a shell"
@@ -67,8 +68,10 @@ def violations(tree: ast.AST) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_module_runs_what_it_reads(path: Path) -> None:
-    found = list(violations(ast.parse(path.read_text(encoding="utf-8"))))
-    assert not found, f"{path.relative_to(ROOT)}: {found}"
+    module = path.relative_to(ROOT).as_posix()
+    allowed = RESTRICTED_UNPICKLER.get(module, set())
+    found = list(violations(ast.parse(path.read_text(encoding="utf-8")), allowed))
+    assert not found, f"{module}: {found}"
 
 
 @pytest.mark.parametrize(
@@ -119,8 +122,9 @@ def test_models_are_loaded_in_known_places_alone() -> None:
     assert found == LOADERS
 
 
-def test_pickled_checkpoint_indexes_are_read_in_one_place() -> None:
-    assert calling("FileSystemReader") == PICKLED_INDEX
+def test_checkpoints_are_never_read_by_the_reader_that_unpickles_all() -> None:
+    assert calling("FileSystemReader") == set()
+    assert calling("CheckpointReader") == {"pretrain/checkpoint_tensors.py"}
 
 
 def test_the_page_names_tests_that_exist() -> None:

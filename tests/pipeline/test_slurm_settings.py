@@ -66,6 +66,7 @@ def test_resources_survive_the_freezing_of_the_recipe(folder):
         ({"time": 86400}, 'put the time in quotes, as in time: "24:00:00"'),
         ({"time": "tomorrow"}, "execution.slurm.time: String should match"),
         ({"sbatch_args": {"array": "0-5"}}, "array: safetrove sets it itself"),
+        ({"sbatch_args": {"wait": None}}, "wait: safetrove sets it itself"),
         ({"sbatch_args": {"--constraint": "h100"}}, "give the long name without dashes"),
         ({"time": None}, "slurm.time: give a limit"),
     ],
@@ -125,14 +126,26 @@ def test_index_lists_come_back(indices):
     assert parse_indices(compact_indices(indices) + "%8") == indices
 
 
+@pytest.mark.parametrize(
+    ("words", "indices"),
+    [("0-20:2", list(range(0, 21, 2))), ("5,9-11", [5, 9, 10, 11]), ("3-33:10%2", [3, 13, 23, 33])],
+)
+def test_slurms_own_index_lists(words, indices):
+    """sacct writes every second shard of a rerun as a step."""
+    assert parse_indices(words) == indices
+    assert [key for key, state in parse_sacct(f"12_[{words}]|PENDING\n").items() if state.unfinished] == [
+        ("12", index) for index in indices
+    ]
+
+
 def test_slurms_words():
     queue = parse_squeue(
         "12|0|RUNNING|None\n12|1|PENDING|JobArrayTaskLimit\n12|2|PENDING|PartitionTimeLimit\n12|3|TIMEOUT|TimeLimit\n"
-        "13|N/A|RUNNING|None\n"
+        "12|4|PENDING|ReqNodeNotAvail, UnavailableNodes:n1\n13|N/A|RUNNING|None\n"
     )
     assert [queue["12", i].word for i in range(4)] == ["running", "queued", "queued", "timed out"]
-    assert [queue["12", i].reason for i in range(4)] == ["", "", "PartitionTimeLimit", ""]
-    assert [queue["12", i].unfinished for i in range(4)] == [True, True, True, False] and len(queue) == 4
+    assert [queue["12", i].reason for i in range(5)] == ["", "", "PartitionTimeLimit", "", ""]
+    assert [queue["12", i].unfinished for i in range(5)] == [True, True, True, False, True] and len(queue) == 5
     accounts = parse_sacct("12_0|OUT_OF_MEMORY\n12_[4-5,7]|PENDING\n12_8|CANCELLED by 1000\n14|RUNNING\n")
     assert {key[1]: state.word for key, state in accounts.items()} == {
         0: "out of memory", 4: "queued", 5: "queued", 7: "queued", 8: "cancelled",

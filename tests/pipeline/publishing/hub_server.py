@@ -229,12 +229,13 @@ class _Handler(BaseHTTPRequestHandler):
     def create(self) -> None:
         asked = json.loads(self.body)
         name = f"{asked['organization']}/{asked['name']}"
+        url = f"{self.hub.url}/{asked.get('type', 'model')}s/{name}"
         if name in self.hub.repos:
-            return self.answer(409, {"error": "You already created this repo"})
+            return self.answer(409, {"error": "You already created this repo", "url": url})
         private = asked.get("visibility") == "private" or asked.get("private") is True
         repo = self.hub.repos[name] = Repo(private)
         repo.commit({".gitattributes": self.hub.add_blob(_ATTRIBUTES)})
-        self.answer(200, {"url": f"{self.hub.url}/{asked.get('type', 'model')}s/{name}"})
+        self.answer(200, {"url": url})
 
     def validate_yaml(self) -> None:
         self.answer(200, {"errors": [], "warnings": []})

@@ -128,3 +128,13 @@ def test_repositories_that_do_not_fit_are_left_alone(model, hub, tmp_path, priva
     hub.repos[REPO].commit({path: hub.add_blob(b"x") for path in tree})
     assert message in publish(hub, tmp_path / "home", model, "--repo", REPO, expect=1)
     assert not hub.puts and len(hub.repos[REPO].commits) == 1
+
+
+def test_a_repository_that_somebody_else_makes_in_between_in_public_is_left_alone(model, hub, tmp_path):
+    def somebody_else_makes_it():
+        hub.repos[REPO] = Repo(private=False)
+        hub.repos[REPO].commit({})
+
+    hub.faults.append(Fault("POST", "^/api/repos/create", somebody_else_makes_it))
+    assert "team/model is public: give --public" in publish(hub, tmp_path / "home", model, "--repo", REPO, expect=1)
+    assert not hub.puts and len(hub.repos[REPO].commits) == 1
