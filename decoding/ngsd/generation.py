@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from decoding.ngsd.batch_decoding import BatchDecoding, Decoded
 from decoding.ngsd.cached_model import CachedModel
