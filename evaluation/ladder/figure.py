@@ -26,7 +26,8 @@ def draw_ladder(ladder: Ladder) -> bytes:
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     for axis, (judge, attack) in zip(axes, panels, strict=True):
         _draw_panel(axis, ladder, judge, attack)
-    axes[0].legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
+    marks = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))  # of a label once
+    figure.legend(marks.values(), marks.keys(), frameon=False, fontsize=8, loc="outside upper right", ncols=len(marks))
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
@@ -44,7 +45,8 @@ def _draw_panel(axis: Any, ladder: Ladder, judge: str, attack: str) -> None:
         axis.bar(places, values, 0.92 * _WIDTH, color=_COLOURS[column], label=COLUMN_TITLES[column])
         axis.errorbar(places, values, yerr=[below, above], fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
         seeds = [(place, 100 * rate.value) for place, cell in cells for rate in cell.seeds.values()]
-        axis.plot(*zip(*seeds, strict=True), "o", color="#d08c3e", markersize=3) if seeds else None
+        if seeds:
+            axis.plot(*zip(*seeds, strict=True), "o", color="#d08c3e", markersize=3, label="each seed")
     paper = [
         (i + (COLUMNS.index(column) - 1) * _WIDTH, value)
         for i, rung in enumerate(ladder.rungs)
