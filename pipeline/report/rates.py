@@ -6,8 +6,6 @@ Pure functions of additive sums, so that a reader checks them against a textbook
 import math
 from dataclasses import dataclass
 
-from scipy.special import gammainccinv, gammaincinv, ndtri
-
 CONFIDENCE = 0.95
 
 
@@ -67,6 +65,8 @@ def poisson_limits(count: float, confidence: float = CONFIDENCE) -> tuple[float,
 
     `count` may be fractional: an effective count, hits / design effect.
     """
+    from scipy.special import gammainccinv, gammaincinv  # slow to import, and every command comes past here
+
     tail = (1 - confidence) / 2
     low = float(gammaincinv(count, tail)) if count > 0 else 0.0
     return low, float(gammainccinv(count + 1, tail))
@@ -84,6 +84,8 @@ def rate_interval(hits: int, tokens: int, effect: float = 1.0, confidence: float
 
 def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
     """Share successes/trials with its Wilson (1927) score interval, in [0, 1]; `trials` must be positive."""
+    from scipy.special import ndtri
+
     z = float(ndtri((1 + confidence) / 2))
     share = successes / trials
     denominator = 1 + z * z / trials

@@ -24,7 +24,7 @@ def findings_file(run: RunFolder, bucket: int) -> Path:
 
 def document_table(run: RunFolder, shard: int) -> Path:
     """The documents of one shard."""
-    return run.root / "documents" / f"{shard:05d}.parquet"
+    return run.root / f"documents/{shard:05d}.parquet"
 
 
 class DedupFindStage(Stage):

@@ -24,7 +24,7 @@ from rephrasers.language import identify_language
 
 def ingested_table(run: RunFolder, shard: int) -> Path:
     """Documents before duplicates are removed."""
-    return run.root / "ingested" / f"{shard:05d}.parquet"
+    return run.root / f"ingested/{shard:05d}.parquet"
 
 
 def signatures_file(run: RunFolder, shard: int) -> Path:

@@ -49,7 +49,7 @@ SCORE_SCHEMA = pa.schema(
 
 def score_table(run: RunFolder, classifier: str, shard: int) -> Path:
     """The sidecar of one classifier; `final` is the ensemble's."""
-    return run.root / "scores" / classifier / f"{shard:05d}.parquet"
+    return run.root / f"scores/{classifier}/{shard:05d}.parquet"
 
 
 def score_row(document_id: str, score: dict[str, Any] | None, reason: str | None = None) -> dict[str, Any]:

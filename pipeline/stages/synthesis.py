@@ -81,12 +81,12 @@ DRAFT_SCHEMA = pa.schema(
 
 def draft_table(run: RunFolder, kind: str, shard: int) -> Path:
     """What the language model wrote, before verification."""
-    return run.root / "drafts" / kind / f"{shard:05d}.parquet"
+    return run.root / f"drafts/{kind}/{shard:05d}.parquet"
 
 
 def synthetic_table(run: RunFolder, kind: str, shard: int) -> Path:
     """The drafts that passed verification."""
-    return run.root / "synthetic" / kind / f"{shard:05d}.parquet"
+    return run.root / f"synthetic/{kind}/{shard:05d}.parquet"
 
 
 def synthetic_id(kind: str, source_id: str) -> str:

@@ -34,7 +34,7 @@ TAGGED_SCHEMA = pa.schema(
 
 def tagged_table(run: RunFolder, shard: int) -> Path:
     """Unsafe originals of one shard, with their slots."""
-    return run.root / "tagged" / f"{shard:05d}.parquet"
+    return run.root / f"tagged/{shard:05d}.parquet"
 
 
 def drop_by_score(task: ShardTask, document: Document, low: int, high: int) -> bool:

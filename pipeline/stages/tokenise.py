@@ -45,7 +45,7 @@ def synthetic_kinds(recipe: Recipe) -> list[DraftKind]:
 
 def token_prefix(run: RunFolder, source: str, shard: int) -> Path:
     """Path of a shard's token files, without `.bin` and `.idx`."""
-    return run.root / "tokens" / source / f"{shard:05d}"
+    return run.root / f"tokens/{source}/{shard:05d}"
 
 
 class TokeniserStage(Stage):
@@ -101,26 +101,27 @@ class TokeniseStage(Stage):
     def settings(self) -> dict[str, Any]:
         return {}
 
-    def _table(self, shard: int) -> tuple[str, Path]:
+    def _table(self, shard: int) -> Path:
         if self.source == "safe":
-            return "documents", document_table(self.run, shard)
+            return document_table(self.run, shard)
         if self.source == "tagged":
-            return "tag", tagged_table(self.run, shard)
-        return f"verify-{self.source}", synthetic_table(self.run, self.source, shard)
+            return tagged_table(self.run, shard)
+        return synthetic_table(self.run, self.source, shard)
 
     def inputs(self, shard: int) -> list[ShardRef]:
-        scores = [("score-final", shard)] if self.source == "safe" else []
-        return [(self._table(shard)[0], shard), *scores, ("tokenizer", 0)]
+        if self.source == "safe":
+            return [("documents", shard), ("score-final", shard), ("tokenizer", 0)]
+        return [("tag" if self.source == "tagged" else f"verify-{self.source}", shard), ("tokenizer", 0)]
 
     def main_input(self, shard: int) -> str:
-        return self.run.relative(self._table(shard)[1])
+        return self.run.relative(self._table(shard))
 
     def steps(self, task: ShardTask) -> list[PipelineStep]:
         if self.source == "safe":
             sidecars = {"final": score_table(self.run, "final", task.shard)}
-            first = [ReadShard(task, self._table(task.shard)[1], sidecars), OnlySafe(task)]
+            first = [ReadShard(task, self._table(task.shard), sidecars), OnlySafe(task)]
         else:
-            first = [ReadShard(task, self._table(task.shard)[1])]
+            first = [ReadShard(task, self._table(task.shard))]
         return [*first, WriteTokens(task, self.run, token_prefix(self.run, self.source, task.shard))]
 
 

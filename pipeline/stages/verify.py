@@ -29,7 +29,7 @@ REJECTED_SCHEMA = pa.schema([("id", pa.string()), ("source_id", pa.string()), ("
 
 def rejected_table(run: RunFolder, kind: str, shard: int) -> Path:
     """The dropped drafts: ids and the reasons of every attempt, no text."""
-    return run.root / "rejected" / kind / f"{shard:05d}.parquet"
+    return run.root / f"rejected/{kind}/{shard:05d}.parquet"
 
 
 class VerifyStage(Stage):
