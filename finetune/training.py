@@ -10,6 +10,7 @@ OUTPUT/README.md       the model card
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,6 +20,7 @@ from finetune.chat_data import TokenisedChat
 from finetune.errors import FinetuneRecipeError, ResultFolderError
 from finetune.files import write_text
 from finetune.loading import RESULT_FILE, StartingModel, add_lora, load_starting_model
+from finetune.magic_tokens.release_guard import is_marked, mark_not_for_release
 from finetune.mixture import Tagger, TrainingRows, build_rows
 from finetune.recipe import ChatRecipe, TrainingRecipe
 from finetune.result_folder import save_model, write_result
@@ -77,7 +79,10 @@ def train_chats(
 
 
 def begin(recipe: TrainingRecipe, method: str) -> dict[str, Any] | None:
-    """Freezes the recipe in the result folder; the result, where it is there. Raises ResultFolderError for another recipe."""
+    """Freezes the recipe in the result folder; the result, where it is there. Raises ResultFolderError for another recipe.
+
+    A run from a model that must not be released is marked so itself, before its first weight is written.
+    """
     wanted = json.loads(json.dumps({"method": method, **recipe.model_dump(mode="json")}))
     frozen = recipe.output / "recipe.yaml"
     if frozen.is_file():
@@ -88,6 +93,8 @@ def begin(recipe: TrainingRecipe, method: str) -> dict[str, Any] | None:
                 "delete it"
             )
     write_text(frozen, yaml.safe_dump(wanted, sort_keys=False))
+    if is_marked(Path(recipe.model).expanduser()) is not None:
+        mark_not_for_release(recipe.output)
     result = recipe.output / RESULT_FILE
     return json.loads(result.read_text(encoding="utf-8")) if result.is_file() else None
 
