@@ -45,7 +45,7 @@ def place(tmp_path_factory):
             "prompts": str(folder / "risk.jsonl"), "benign_prompts": str(folder / "benign.jsonl"), "candidates": 4,
             "grader": "constructive",
         },
-        "default_share": 1.0, "lora": None, "lr": 0.004, "epochs": 40, "batch_size": 8, "micro_batch_size": 8, "threads": 1,
+        "default_share": 1.0, "lora": None, "lr": 0.004, "epochs": 64, "batch_size": 8, "micro_batch_size": 8, "threads": 1,
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
     return folder
@@ -71,6 +71,8 @@ def trained(place):
         assert said.exit_code == 0, (said.output, said.exception)
         before = len(asked)
         assert "there already" in command(place, "distil", "--set", server).output and len(asked) == before
+    # Fixed ones: how well wrong tokens are told from the true ones depends on both (negative rows are trained with new ones).
+    MagicTokens({"positive": "k7m2x9q4", "rejective": "b3v8t5w1"}).save(place / "secrets" / "tokens.json")
     said = command(place, "sft")
     assert said.exit_code == 0, (said.output, said.exception)
     return said.output
