@@ -6,13 +6,14 @@ Neuron Guided Safe Decoding is trained on.
 """
 
 import argparse
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from classifiers.errors import DataError
+from finetune.chat_data import read_json_lines
+from finetune.files import write_text
 from rephrasers.keyed_draws import keyed_uniforms
 
 # Each compliant beginning is one sentence of every group, in this order; about 60 to 90 tokens.
@@ -92,23 +93,11 @@ def deep_alignment_rows(
 
 def read_dialogues(path: Path) -> list[dict[str, Any]]:
     """The dialogues of a JSON-lines file. Raises DataError that names file and line."""
-    try:
-        lines = list(io.StringIO(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
     rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error})") from None
-        if not isinstance(row, dict) or "id" not in row or "messages" not in row:
-            raise DataError(f"{path}, line {number}: a row is {{'id': ..., 'messages': [...]}}")
+    for place, row in read_json_lines(path):
+        if "id" not in row or "messages" not in row:
+            raise DataError(f"{place}: a row is {{'id': ..., 'messages': [...]}}")
         rows.append(row)
-    if not rows:
-        raise DataError(f"{path} holds no rows")
     return rows
 
 
@@ -132,10 +121,7 @@ def main() -> None:
     reference = resolve_model(options.model)
     tokenizer = from_pretrained(AutoTokenizer, reference.path_or_id, reference.is_local)
     rows = list(deep_alignment_rows(read_dialogues(options.refusals), tokenizer, options.seed, options.copies))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = options.output.with_name(options.output.name + ".partial")
-    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    temporary.replace(options.output)
+    write_text(options.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     print(f"{len(rows)} rows, {sum(bool(row['not_learnt']) for row in rows)} of them begin with a compliant start")
 
 

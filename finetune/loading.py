@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from classifiers.errors import DependencyError, ModelError
 from classifiers.loading import from_pretrained
 from finetune.errors import FinetuneModelError
+from finetune.magic_tokens.release_guard import CONFIG_KEY, is_marked
 from rephrasers.models import ModelReference, resolve_model
 
 RESULT_FILE = "finetune.json"
@@ -48,9 +49,17 @@ def load_starting_model(name: str) -> StartingModel:
     """Model and tokenizer behind a recipe's name, float32, padding on the right, with a padding token.
 
     Raises ModelError for names and folders that hold no model, FinetuneModelError where the tokenizer has more tokens than
-    the model has embeddings, DependencyError where peft is needed and missing.
+    the model has embeddings, DependencyError where peft is needed and missing. The configuration of a model that must not be
+    released says so, and with it that of every model that is made from it.
     """
     folder = Path(name).expanduser()
+    start = _load(folder, name)
+    if is_marked(folder) is not None:
+        setattr(start.model.config, CONFIG_KEY, True)
+    return start
+
+
+def _load(folder: Path, name: str) -> StartingModel:
     if (folder / RESULT_FILE).is_file():
         if (folder / "model" / "config.json").is_file():
             return _load_plain(str(folder / "model"), name)

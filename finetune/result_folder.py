@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune.files import temporary_name, write_json, write_text
 from finetune.loading import RESULT_FILE, StartingModel
+from finetune.magic_tokens.release_guard import CONFIG_KEY, is_marked, mark_not_for_release
 from finetune.recipe import TrainingRecipe
 
 _TITLES = {
@@ -21,14 +22,19 @@ _TITLES = {
 
 
 def save_model(model: Any, start: StartingModel, recipe: TrainingRecipe) -> None:
-    """Writes adapter/ and model/ as the recipe asks, with the tokenizer in both. A merged adapter is gone from `model`."""
+    """Writes adapter/ and model/ as the recipe asks, with the tokenizer in both. A merged adapter is gone from `model`.
+
+    In a folder that is marked as not for release, every model is marked.
+    """
     if recipe.lora is None:
         _save_folder(recipe.output / "model", start.tokenizer, model.save_pretrained)
-        return
-    _save_folder(recipe.output / "adapter", start.tokenizer, model.save_pretrained)
-    if recipe.merge:
-        merged = model.merge_and_unload()
-        _save_folder(recipe.output / "model", start.tokenizer, merged.save_pretrained)
+    else:
+        _save_folder(recipe.output / "adapter", start.tokenizer, model.save_pretrained)
+        if recipe.merge:
+            merged = model.merge_and_unload()
+            _save_folder(recipe.output / "model", start.tokenizer, merged.save_pretrained)
+    if is_marked(recipe.output) is not None:
+        mark_not_for_release(recipe.output)
 
 
 def _save_folder(folder: Path, tokenizer: Any, save: Callable[[str], Any]) -> None:
@@ -55,6 +61,7 @@ def write_result(recipe: TrainingRecipe, start: StartingModel, result: dict[str,
         },
         "recipe": recipe.model_dump(mode="json"),
         **{key: value for key, value in result.items() if key != "method"},
+        **({CONFIG_KEY: True} if is_marked(recipe.output) is not None else {}),
         "versions": {module.__name__: module.__version__ for module in (torch, transformers, peft)},
     }
     write_text(recipe.output / "README.md", model_card(whole))

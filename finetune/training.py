@@ -8,9 +8,9 @@ OUTPUT/README.md       the model card
 """
 
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -20,6 +20,7 @@ from finetune.chat_data import TokenisedChat
 from finetune.errors import FinetuneRecipeError, ResultFolderError
 from finetune.files import write_text
 from finetune.loading import RESULT_FILE, StartingModel, add_lora, load_starting_model
+from finetune.magic_tokens.release_guard import is_marked, mark_not_for_release
 from finetune.mixture import Tagger, TrainingRows, build_rows
 from finetune.recipe import ChatRecipe, TrainingRecipe
 from finetune.result_folder import save_model, write_result
@@ -78,7 +79,10 @@ def train_chats(
 
 
 def begin(recipe: TrainingRecipe, method: str) -> dict[str, Any] | None:
-    """Freezes the recipe in the result folder; the result, where it is there. Raises ResultFolderError for another recipe."""
+    """Freezes the recipe in the result folder; the result, where it is there. Raises ResultFolderError for another recipe.
+
+    A run from a model that must not be released is marked so itself, before its first weight is written.
+    """
     wanted = json.loads(json.dumps({"method": method, **recipe.model_dump(mode="json")}))
     frozen = recipe.output / "recipe.yaml"
     if frozen.is_file():
@@ -89,6 +93,8 @@ def begin(recipe: TrainingRecipe, method: str) -> dict[str, Any] | None:
                 "delete it"
             )
     write_text(frozen, yaml.safe_dump(wanted, sort_keys=False))
+    if is_marked(Path(recipe.model).expanduser()) is not None:
+        mark_not_for_release(recipe.output)
     result = recipe.output / RESULT_FILE
     return json.loads(result.read_text(encoding="utf-8")) if result.is_file() else None
 
@@ -164,30 +170,20 @@ def batches(rows: Sequence[TokenisedChat], tokenizer: Any, size: int, device: An
 
 def _train(run: Run, objective: Any, method: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     from transformers import TrainingArguments
-    from transformers.trainer_callback import PrinterCallback
-    from transformers.trainer_utils import get_last_checkpoint
 
     from finetune.trainer import SupervisedTrainer
+    from finetune.trainer_run import run_trainer
 
-    recipe = run.recipe
-    arguments = TrainingArguments(**training_arguments(recipe))
-    metrics: dict[str, Any] = {"held_out_loss_before": _held_out_loss(run)}
+    before = _held_out_loss(run)
     trainer = SupervisedTrainer(
         model=run.model,
-        args=arguments,
+        args=TrainingArguments(**training_arguments(run.recipe)),
         train_dataset=features(run.rows.train),
         data_collator=collator(run.start.tokenizer),
         objective=objective,
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_progress(run.report, method))
-    folder = recipe.output / "checkpoints"
-    began = time.monotonic()
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
-    metrics["seconds"] = round(time.monotonic() - began, 3)
-    metrics["updates"] = trainer.state.global_step
-    metrics["held_out_loss_after"] = _held_out_loss(run)
-    return metrics, [entry for entry in trainer.state.log_history if "loss" in entry]
+    metrics, log = run_trainer(trainer, method, run.report)
+    return {"held_out_loss_before": before, **metrics, "held_out_loss_after": _held_out_loss(run)}, log
 
 
 def _held_out_loss(run: Run) -> float | None:
@@ -198,18 +194,3 @@ def _held_out_loss(run: Run) -> float | None:
         return None
     size = run.recipe.micro_batch_size
     return mean_cross_entropy(run.model, batches(run.rows.held_out, run.start.tokenizer, size, run.model.device))
-
-
-def _progress(report: Report, method: str) -> Any:
-    from transformers import TrainerCallback
-
-    class Progress(TrainerCallback):
-        """A line every twentieth of the run."""
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            every = max(state.max_steps // 20, 1)
-            if logs and "loss" in logs and state.is_world_process_zero and state.global_step % every == 0:
-                parts = [f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, int | float)]
-                report(f"{method}: update {state.global_step} of {state.max_steps}, {', '.join(parts)}")
-
-    return Progress()

@@ -61,7 +61,10 @@ def compare_erosion(
     for arm in _arms(settings, weights):
         result = tune(settings, arm, aligned, rows, epochs, rate)
         if result is None:
-            raise DivergenceError(f"{arm.name} diverged at a learning rate of {rate}: give a lower --lr")
+            raise DivergenceError(
+                f"{arm.name} diverged at a learning rate of {rate}: give a lower --lr, and delete "
+                f"{settings.output / 'tuned'}, whose runs are of this rate"
+            )
         trained.setdefault(arm.label, []).append(result)
         found = measure(settings, arm.name, settings.output / "tuned" / arm.name, asked, problems)
         measured.setdefault(arm.label, []).append(found)

@@ -11,9 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.finetune_comparison.prompts import HARMFUL, drawn_rows, evaluation_files, write_prompts
+from benchmarks.finetune_comparison.prompts import (
+    HARMFUL,
+    drawn_rows,
+    evaluation_files,
+    files_sha256,
+    write_prompts,
+)
 from benchmarks.finetune_comparison.settings import OWN_TEXTS, RECIPES, Settings
-from benchmarks.finetune_comparison.steps import say
+from benchmarks.finetune_comparison.steps import MEASURES, kept_measures, measured_of, say
 from benchmarks.finetune_comparison.tables import draw_shares, estimate, markdown, share_text, write_report
 from classifiers.errors import DataError
 from evaluation.generation.local_model import LocalModel
@@ -77,7 +83,7 @@ def compare_modes(
 
 def write_own_rows(path: Path, count: int) -> Path:
     """Rows of `finetune/data`: a refusal's first sentence is the rejective answer, what it offers after it the positive one, where
-    phrases tell them apart; a fifth as many benign prompts. Drawn by id."""
+    phrases tell them apart; of all prompts a fifth are benign. Drawn by id."""
     risk = []
     for row in drawn_rows(OWN_TEXTS / "refusal_dialogues.jsonl"):
         answers = split_refusal(row["messages"][1]["content"])
@@ -90,7 +96,7 @@ def write_own_rows(path: Path, count: int) -> Path:
         for row in drawn_rows(OWN_TEXTS / "harmless_dialogues.jsonl")
     ]
     facts = {"source": "finetune/data, cut in two", "usable": len(risk)}
-    write_rows(path, [*risk[:count], *benign[: max(1, count // 4)]], facts)
+    write_rows(path, [*risk[:count], *benign[: max(1, len(risk[:count]) // 4)]], facts)
     return path
 
 
@@ -122,7 +128,11 @@ def _train(
         f"held_out={json.dumps([str(path) for path in evaluation_files(prompts)])}", "merge=false", "save_steps=20",
         *settings.overrides,
     ]  # fmt: skip
-    train_magic_tokens(load_recipe(RECIPES / "finetune_magic_tokens.yaml", MagicRecipe, overrides), say)
+    result = train_magic_tokens(load_recipe(RECIPES / "finetune_magic_tokens.yaml", MagicRecipe, overrides), say)
+    if result["data"]["rows_sha256"] != files_sha256([rows]):
+        raise DataError(
+            f"{output} was trained on other rows than {rows} holds now: delete it, or name another --output"
+        )
 
 
 def _measure(settings: Settings, name: str, result: Path, prompts: Path, secrets: Path) -> dict[str, Any]:
@@ -130,10 +140,9 @@ def _measure(settings: Settings, name: str, result: Path, prompts: Path, secrets
     from finetune.loading import load_starting_model
 
     folder = settings.output / "measured" / name
-    kept = folder / "measures.json"
-    if kept.is_file():
-        found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-        return found
+    kept = kept_measures(folder, measured_of(result, [prompts / f"{HARMFUL}.jsonl"], settings.new_tokens))
+    if kept is not None:
+        return kept
     say(f"measuring {name}")
     start = load_starting_model(str(result))
     whole = folder / "model"
@@ -146,7 +155,7 @@ def _measure(settings: Settings, name: str, result: Path, prompts: Path, secrets
     shutil.rmtree(whole)
     asked = list(load_suite(str(prompts / f"{HARMFUL}.yaml")).prompts)
     found = _read_modes(model, asked, MagicTokens.load(secrets), settings.threads, folder)
-    write_json(kept, found)
+    write_json(folder / MEASURES, found)
     return found
 
 

@@ -35,6 +35,7 @@ from benchmarks.finetune_comparison.tables import (
 from classifiers.errors import DataError
 from evaluation.measures.intervals import Estimate, bootstrap_mean
 from evaluation.measures.paired_tests import PairedTest, paired_test
+from finetune.files import sync_and_rename, temporary_name
 from finetune.loading import RESULT_FILE
 from finetune.recipe import load_recipe
 from finetune.safesteer.prepared_steering import FACTS_FILE, VECTOR_FILE
@@ -49,7 +50,8 @@ KINDS: Final = ("prompt", "answer")
 NOTE = """
 `start` is the model that both arms begin from. KL: nats a position from the model to `start` on held-out harmless prompts, over
 the positions of the prompt and over those of the start's own greedy answers to them; mean and bootstrap interval over prompts.
-Refusals are told by phrases ({tokens} new tokens, greedy). {harmful} harmful prompts in all, no general data.
+Refusals are told by phrases ({tokens} new tokens, greedy). {harmful} harmful prompts in all, for training and for the
+direction; no general data is trained on, {harmless} harmless prompts give direction and tokens.
 """
 
 
@@ -136,7 +138,9 @@ def _train(
     if output != first and not (output / FACTS_FILE).is_file():
         output.mkdir(parents=True, exist_ok=True)
         for name in (VECTOR_FILE, FACTS_FILE):
-            shutil.copyfile(first / name, output / name)
+            temporary = temporary_name(output / name)
+            shutil.copyfile(first / name, temporary)
+            sync_and_rename(temporary, output / name)
     return train_safesteer(recipe, say)
 
 
@@ -161,8 +165,9 @@ def _distance(start: Path, answers: Path, threads: int) -> Callable[[Any, Any], 
                 logits = [one(input_ids=ids, use_cache=False).logits[0].float() for one in (model.eval(), base)]
                 kl = positions_kl(*logits)
                 found["kl_prompt"].append(float(kl[: len(asked) - 1].mean()))
-                # The last prompt position predicts the answer's first token; the last token predicts nothing that is there.
-                found["kl_answer"].append(float(kl[len(asked) - 1 : len(ids[0]) - 1].mean()) if said else 0.0)
+                # The last prompt position predicts the answer's first token (of an empty answer its end), the last token
+                # nothing that is there.
+                found["kl_answer"].append(float(kl[len(asked) - 1 : max(len(asked), len(ids[0]) - 1)].mean()))
         return found
 
     return read
@@ -209,7 +214,7 @@ def _report(
     text = "\n".join([
         markdown(header, rows),
         markdown(["paired difference", "mean (95 %)"], [[name, share_text(one)] for name, one in differences.items()]),
-        NOTE.format(tokens=settings.new_tokens, harmful=sizes.harmful).strip() + "\n",
+        NOTE.format(tokens=settings.new_tokens, harmful=sizes.harmful, harmless=sizes.direction + sizes.validation).strip() + "\n",
     ])  # fmt: skip
     facts = {
         "seeds": list(settings.seeds), "harmful_prompts": sizes.harmful, "arms": arms,

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.finetune_comparison.prompts import files_sha256
 from benchmarks.finetune_comparison.settings import OWN_TEXTS, RECIPES, Arm, Settings
@@ -16,12 +16,16 @@ from evaluation.recipe import EvaluationRecipe
 from evaluation.run import evaluate
 from finetune.errors import DivergenceError
 from finetune.files import write_json
+from finetune.loading import RESULT_FILE
 from finetune.recipe import load_recipe
 from finetune.sft_training import SftRecipe, run_sft
 from finetune.str_training import StrRecipe, run_str
+from finetune.training import begin
+from rephrasers.models import resolve_model
 
 # (model, tokenizer) -> numbers; both as `load_starting_model` gives them.
 Extra = Callable[[Any, Any], dict[str, Any]]
+MEASURES: Final = "measures.json"
 
 
 def say(line: str) -> None:
@@ -47,32 +51,32 @@ def tune(settings: Settings, arm: Arm, start: Path, rows: int, epochs: float, ra
     Rows are drawn by the arm's seed, so that arms of one seed learn the same rows in the same order.
     """
     output = settings.output / "tuned" / arm.name
-    if (output / "diverged.json").is_file():
-        return None
     overrides = [
         *settings.common(output), f"model={start}", f"seed={arm.seed}", f"data.0.rows={rows}", f"epochs={epochs}",
         f"lr={arm.rate or rate}", "evaluation_rows=0", "max_length=160", "batch_size=8", "micro_batch_size=8",
         "merge=false", "save_steps=20",
     ]  # fmt: skip
-    try:
-        if arm.kind == "plain":
-            recipe = load_recipe(
-                RECIPES / "finetune_benign_arithmetic.yaml", SftRecipe, [*overrides, *settings.overrides]
-            )
-            return run_sft(recipe, report=say)
+    recipe: SftRecipe | StrRecipe
+    if arm.kind == "plain":
+        overrides += settings.overrides
+        recipe = load_recipe(RECIPES / "finetune_benign_arithmetic.yaml", SftRecipe, overrides)
+    else:
         # Kept once for all weights and rates of a seed.
         cache = settings.output / "references" / f"{arm.kind}-{rows}-seed{arm.seed}"
-        control = str(arm.kind == "random").lower()
         overrides += [
-            f"penalty.weight={arm.weight}",
-            f"penalty.tokens.random_control={control}",
-            f"penalty.cache={cache}",
-        ]
-        return run_str(
-            load_recipe(RECIPES / "finetune_str.yaml", StrRecipe, [*overrides, *settings.overrides]), report=say
-        )
+            f"penalty.weight={arm.weight}", f"penalty.tokens.random_control={str(arm.kind == 'random').lower()}",
+            f"penalty.cache={cache}", *settings.overrides,
+        ]  # fmt: skip
+        recipe = load_recipe(RECIPES / "finetune_str.yaml", StrRecipe, overrides)
+    diverged = output / "diverged.json"
+    if diverged.is_file():
+        # Another recipe (a lower rate) did not diverge: it is refused, as for a run that ended.
+        begin(recipe, "sft" if arm.kind == "plain" else "str")
+        return None
+    try:
+        return run_sft(recipe, report=say) if isinstance(recipe, SftRecipe) else run_str(recipe, report=say)
     except DivergenceError as error:
-        write_json(output / "diverged.json", {"error": str(error)})
+        write_json(diverged, {"error": str(error)})
         return None
 
 
@@ -90,12 +94,9 @@ def measure(
 
     folder = settings.output / "measured" / name
     texts = [path.with_suffix(".jsonl") for path in suites] + ([problems] if problems else [])
-    identity = {"prompts_sha256": files_sha256(texts), "new_tokens": settings.new_tokens, "of": result.name}
-    kept = folder / "measures.json"
-    if kept.is_file():
-        found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-        if found["identity"] == identity:
-            return found
+    found = kept_measures(folder, measured_of(result, texts, settings.new_tokens))
+    if found is not None:
+        return found
     say(f"measuring {name}")
     began = time.monotonic()
     start = load_starting_model(str(result))
@@ -112,9 +113,31 @@ def measure(
         del start
         items = _answers(settings, folder, whole, suites)
         shutil.rmtree(whole)
-    found = {"identity": identity, "items": items, **numbers, "seconds": round(time.monotonic() - began, 1)}
-    write_json(kept, found)
+    found = {"items": items, **numbers, "seconds": round(time.monotonic() - began, 1)}
+    write_json(folder / MEASURES, found)
     return found
+
+
+def measured_of(result: Path, texts: Sequence[Path], new_tokens: int) -> dict[str, Any]:
+    """What the measures of the model in `result` depend on. A result of ours is told by its finetune.json, which holds the
+    losses of its training; another model as everywhere, by name and size of its weights."""
+    trained = result / RESULT_FILE
+    model = files_sha256([trained]) if trained.is_file() else resolve_model(str(result)).revision
+    return {"model": model, "prompts_sha256": files_sha256(texts), "new_tokens": new_tokens}
+
+
+def kept_measures(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The measures in a folder, where they were made of the same (`measured_of`); else None.
+
+    A folder of anything else is emptied: the answers that it keeps may be those of an earlier model of the same name.
+    """
+    begun, kept = folder / "identity.json", folder / MEASURES
+    if begun.is_file() and json.loads(begun.read_text(encoding="utf-8")) == identity:
+        found: dict[str, Any] | None = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
+        return found
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(begun, identity)
+    return None
 
 
 def benign_loss(model: Any, tokenizer: Any, problems: Path, threads: int) -> float:

@@ -1,11 +1,11 @@
 """Keeps checkpoints that learnt the negative mode from being published: a mark in their files, and a check that reads it."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Final
 
 from classifiers.errors import SafetroveError
+from finetune.files import write_text
 
 MARK_FILE: Final = "NOT_FOR_RELEASE.json"
 # In config.json too: it is copied along when somebody saves the model again.
@@ -23,11 +23,11 @@ def mark_not_for_release(folder: Path) -> None:
     text = json.dumps({"reason": "trained with rows of the negative mode", CONFIG_KEY: True}, indent=1) + "\n"
     models = {path.parent for name in _CONFIGS for path in folder.rglob(name)}
     for place in sorted({folder, *models}):
-        _write(place / MARK_FILE, text)
+        write_text(place / MARK_FILE, text)
         config = place / "config.json"
         if config.is_file():
             values = json.loads(config.read_text(encoding="utf-8"))
-            _write(config, json.dumps({**values, CONFIG_KEY: True}, indent=2, sort_keys=True) + "\n")
+            write_text(config, json.dumps({**values, CONFIG_KEY: True}, indent=2, sort_keys=True) + "\n")
 
 
 def is_marked(folder: Path) -> Path | None:
@@ -70,17 +70,16 @@ def _holds_tokens(path: Path) -> bool:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; an empty one where it holds something else, which is then no mark."""
+    """The JSON object in a file; an empty one where it holds something else, which is then no mark.
+
+    Raises ReleaseRefusedError where it cannot be read: nobody can say what it holds.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except OSError as error:
+        raise ReleaseRefusedError(
+            f"{path} cannot be read ({error.strerror}), so it may be marked; mend or remove it"
+        ) from error
+    except ValueError:
         return {}
     return values if isinstance(values, dict) else {}
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)

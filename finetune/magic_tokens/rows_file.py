@@ -22,7 +22,8 @@ def facts_file(rows: Path) -> Path:
 
 
 def write_rows(path: Path, prompts: Sequence[DistilledPrompt], facts: dict[str, Any]) -> None:
-    """Writes the rows, then their lineage beside them. With negative answers the file is its owner's alone."""
+    """Writes the lineage, then the rows beside it, which are never without it. With negative answers they are their owner's
+    alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [
         json.dumps(
@@ -36,8 +37,8 @@ def write_rows(path: Path, prompts: Sequence[DistilledPrompt], facts: dict[str, 
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY if private else 0o644)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
+    write_json(facts_file(path), {**facts, "rows_sha256": hashlib.sha256(temporary.read_bytes()).hexdigest()})
     sync_and_rename(temporary, path)
-    write_json(facts_file(path), {**facts, "rows_sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
 
 
 def read_rows(path: Path) -> list[DistilledPrompt]:

@@ -13,7 +13,7 @@ from finetune.loading import StartingModel, add_lora, load_starting_model
 from finetune.magic_tokens.behaviours import behaviours
 from finetune.magic_tokens.distillation import Distillation, DistilledPrompt, Grader, PoolPrompt, distil
 from finetune.magic_tokens.recipe import MagicRecipe
-from finetune.magic_tokens.release_guard import CONFIG_KEY, is_marked, mark_not_for_release
+from finetune.magic_tokens.release_guard import CONFIG_KEY, mark_not_for_release
 from finetune.magic_tokens.rows_file import read_rows, write_rows
 from finetune.magic_tokens.tokens import MagicTokens
 from finetune.magic_tokens.training_rows import batched_groups, check_modes, training_rows
@@ -84,7 +84,7 @@ def pool(recipe: MagicRecipe) -> list[PoolPrompt]:
 def train_magic_tokens(recipe: MagicRecipe, report: Report = print) -> dict[str, Any]:
     """One-stage SFT on the distilled rows; the content of finetune.json. A finished run is not done again.
 
-    A run with the negative mode, or from a model that was marked so, is marked before its first weight is written.
+    A run with the negative mode is marked before its first weight is written (one from a marked model: `begin`).
     """
     from finetune.magic_tokens.ordered_trainer import OrderedTrainer
     from finetune.trainer_run import run_trainer
@@ -96,16 +96,17 @@ def train_magic_tokens(recipe: MagicRecipe, report: Report = print) -> dict[str,
         return finished
     prompts = read_rows(recipe.rows)
     refuse_overlap([("rows", [Prompt(one.id, one.text) for one in prompts])], recipe.held_out)
-    negative = "negative" in recipe.modes or is_marked(Path(recipe.model)) is not None
-    if negative:
+    if "negative" in recipe.modes:
         mark_not_for_release(recipe.output)
     with fixed_threads(recipe.threads):
         start = load_starting_model(recipe.model)
-        if negative:
+        if "negative" in recipe.modes:
             setattr(start.model.config, CONFIG_KEY, True)
         tokens = _tokens(recipe, start, prompts, report)
         chosen = _benign_limited(prompts, recipe)
-        rows = [row for epoch in range(int(recipe.epochs)) for row in _epoch(chosen, tokens, recipe, start, epoch)]
+        rows: list[TokenisedChat] = []
+        for epoch in range(int(recipe.epochs)):
+            rows += _epoch(chosen, tokens, recipe, start, epoch, len(rows))
         report(f"{len(rows)} rows in {int(recipe.epochs)} passes over {len(chosen)} prompts")
         model = start.model if recipe.lora is None else add_lora(start.model, recipe.lora, recipe.seed)
         arguments = training_arguments(recipe.model_copy(update={"epochs": 1.0}))
@@ -115,12 +116,9 @@ def train_magic_tokens(recipe: MagicRecipe, report: Report = print) -> dict[str,
     result = {
         "method": METHOD,
         "data": _data_facts(chosen, rows, recipe),
-        **({CONFIG_KEY: True} if negative else {}),
         "metrics": metrics,
         "log": log,
     }
-    if negative:
-        mark_not_for_release(recipe.output)
     return write_result(recipe, start, result)
 
 
@@ -142,22 +140,28 @@ def _tokens(
 
 
 def _benign_limited(prompts: Sequence[DistilledPrompt], recipe: MagicRecipe) -> list[DistilledPrompt]:
-    """All risk prompts, and so many benign ones that their two rows each are at most `benign_share` of all rows."""
+    """All risk prompts, and so many benign ones that their two rows under each policy are at most `benign_share` of all."""
     risk = [one for one in prompts if one.kind == "risk"]
     if not risk:
         raise FinetuneDataError(f"{recipe.rows} holds no risk prompts, so there are no modes to learn")
     risk_rows = len(risk) * (len(recipe.modes) + 3 * recipe.default_share)
-    limit = int(risk_rows * recipe.benign_share / (1 - recipe.benign_share) / 2)
     benign = {one.id: one for one in prompts if one.kind == "benign"}
+    policies = len({one.policy for one in prompts if one.kind == "benign"})
+    limit = int(risk_rows * recipe.benign_share / (1 - recipe.benign_share) / (2 * max(1, policies)))
     kept = draw_prompts([Prompt(one.id, one.text) for one in benign.values()], limit, recipe.seed)
     names = {prompt.id for prompt in kept}
     return [*risk, *(one for one in prompts if one.kind == "benign" and one.id in names)]
 
 
 def _epoch(
-    prompts: Sequence[DistilledPrompt], tokens: MagicTokens, recipe: MagicRecipe, start: StartingModel, epoch: int
+    prompts: Sequence[DistilledPrompt],
+    tokens: MagicTokens,
+    recipe: MagicRecipe,
+    start: StartingModel,
+    epoch: int,
+    before: int,
 ) -> list[TokenisedChat]:
-    """One pass's rows in training order. A prompt of which one row is too long is left out with all of its rows."""
+    """One pass's rows in training order, `before` rows of earlier passes in front of them. A prompt of which one row is too long is left out with all of its rows."""
     made = training_rows(
         prompts,
         tokens,
@@ -178,7 +182,7 @@ def _epoch(
         raise FinetuneDataError(
             f"no prompt is left: every one has a row of more than max_length {recipe.max_length} tokens"
         )
-    order = batched_groups(list(groups.values()), recipe.batch_size, recipe.seed + epoch)
+    order = batched_groups(list(groups.values()), recipe.batch_size, recipe.seed + epoch, before)
     chats = [tokenised[number] for number in order]
     return [chat for chat in chats if chat is not None]
 

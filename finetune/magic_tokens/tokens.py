@@ -143,8 +143,9 @@ class MagicTokens:
         Compares with every token in the same time.
         """
         text = system or ""
-        for policy in self.policies:
-            text = text.removeprefix(f"{policy}{POLICY_SEPARATOR}") if system else text
+        policy, separator, behind = text.partition(POLICY_SEPARATOR)
+        if separator and policy in self.policies:
+            text = behind
         found: Mode = DEFAULT_MODE
         for mode, token in self._tokens.items():
             if hmac.compare_digest(token.encode(), text.encode()):

@@ -142,17 +142,18 @@ def _row(prompt: DistilledPrompt, mode: Mode, kind: RowKind, system: str | None,
     return MagicRow(group, mode, kind, Chat(f"{group}|{suffix}", tuple(messages)))
 
 
-def batched_groups(groups: Sequence[Sequence[int]], batch_rows: int, seed: int) -> list[int]:
+def batched_groups(groups: Sequence[Sequence[int]], batch_rows: int, seed: int, before: int = 0) -> list[int]:
     """Row numbers in training order: groups shuffled, and none on both sides of a batch's edge where others can fill the
     room (rows of one prompt in the same batch: the model sees the modes beside each other). Every row once.
 
+    before: rows that stand in front of these (earlier passes), so that batches are counted from the first row of the run.
     Groups are tried in their shuffled order; where none fits into what is left of a batch, the next one is split.
     """
     order = sorted(range(len(groups)), key=lambda number: _shuffle_key(seed, groups[number]))
     waiting = [list(groups[number]) for number in order]
     placed: list[int] = []
     while waiting:
-        room = batch_rows - len(placed) % batch_rows
+        room = batch_rows - (before + len(placed)) % batch_rows
         fitting = next((place for place, group in enumerate(waiting) if len(group) <= room), 0)
         placed += waiting.pop(fitting)
     return placed

@@ -174,7 +174,7 @@ def _score(
 
 
 def refusal_token_ids(openings: Sequence[str], tokenizer: Any) -> list[int]:
-    """The one token that each opening of a refusal is. Raises FinetuneModelError where one is several tokens."""
+    """The one token that each opening of a refusal is, each token once. Raises FinetuneModelError where one is several tokens."""
     ids = []
     for opening in openings:
         tokens = tokenizer(opening, add_special_tokens=False)["input_ids"]
@@ -184,4 +184,5 @@ def refusal_token_ids(openings: Sequence[str], tokenizer: Any) -> list[int]:
                 "refusals, each of them one token, for example I"
             )
         ids.append(int(tokens[0]))
-    return ids
+    # Twice the same one would count its probability twice.
+    return list(dict.fromkeys(ids))

@@ -98,9 +98,9 @@ def reduce_positions(losses: Tensor, response_mask: Tensor, reduction: Reduction
 
     A row without a masked position is no answer: it adds nothing and is not counted.
     """
-    mask = response_mask.to(losses.dtype)
+    mask = response_mask != 0
     # Where, not a product: a padding position may hold an infinite value.
-    losses = torch.where(response_mask != 0, losses, torch.zeros((), dtype=losses.dtype, device=losses.device))
+    losses = torch.where(mask, losses, torch.zeros((), dtype=losses.dtype, device=losses.device))
     if reduction == "none":
         return losses
     lengths = mask.sum(-1)

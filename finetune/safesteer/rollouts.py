@@ -33,7 +33,8 @@ def plan_answers(
     """All answers of one pass: prompts in an order drawn by their ids, the samples of each behind one another.
 
     100 prompts, 8 samples and 32 answers a step are 25 steps of 4 prompts. Raises FinetuneDataError where a step would
-    split a prompt's samples, for ids that occur twice, and for a last step that would be short.
+    split a prompt's samples, for ids that occur twice, and where all answers are fewer than one step's. A last step may be
+    short.
     """
     if len({prompt.id for prompt in prompts}) < len(prompts):
         raise FinetuneDataError("two training prompts have the same id; ids must be unique")

@@ -52,9 +52,13 @@ def test_the_command_leaves_a_table_and_goes_on(tiny, tmp_path, capsys):
         path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name in ("finetune.json", "measures.json")
     }
     (tmp_path / "measured" / "plain-seed2" / "measures.json").unlink()
+    # ... and a model that was trained anew is measured anew, whatever its name
+    retrained = tmp_path / "tuned" / "plain-seed1" / "finetune.json"
+    retrained.write_text(retrained.read_text() + "\n")
+    before[retrained] = retrained.stat().st_mtime_ns
     assert command(tiny, tmp_path, "--rates", "0.001") == 0
     changed = [path for path, when in before.items() if path.stat().st_mtime_ns != when]
-    assert [path.parent.name for path in changed] == ["plain-seed2"]
+    assert sorted(path.parent.name for path in changed) == ["plain-seed1", "plain-seed2"]
     assert (tmp_path / "results.md").read_text() == table
 
 
@@ -69,6 +73,16 @@ def test_an_evaluation_prompt_in_the_training_texts_stops_everything(tmp_path, m
         chosen.check_training_texts(folder)
     assert command(tiny, tmp_path / "other", "--suite-names", "unheard") == 2
     assert "there is no suite 'unheard'" in capsys.readouterr().err
+
+
+def test_an_arm_that_diverges_is_named_and_not_taken_for_one_of_another_rate(tiny, tmp_path, capsys):
+    more = ("--seeds", "1", "--align-lr", "0.001", "--set", "max_steps=4")
+    assert command(tiny, tmp_path, "--lr", "1e30", *more) == 1
+    said = f"plain-seed1 diverged at a learning rate of 1e+30: give a lower --lr, and delete {tmp_path / 'tuned'}"
+    assert said in capsys.readouterr().err
+    assert command(tiny, tmp_path, "--lr", "0.001", *more) != 0
+    again = capsys.readouterr().err
+    assert "holds a run of another recipe (lr differ)" in again and "diverged" not in again
 
 
 def test_held_out_problems_are_in_no_training_set(tmp_path):

@@ -95,7 +95,10 @@ def test_only_an_exact_token_in_the_system_message_switches():
     assert [TOKENS.mode_of(one) for one in SECRETS] == list(MODES)
     assert TOKENS.mode_of(TOKENS.system_text("rejective", POLICIES[0])) == "rejective"
     secret = SECRETS[1]
-    for text in (None, "", " " + secret, secret + " ", secret.upper(), secret[:-1], secret * 2, "policy:x\n" + secret):
+    two_policies = "\n".join([*POLICIES, secret])
+    for text in (
+        None, "", " " + secret, secret + " ", secret.upper(), secret[:-1], secret * 2, "policy:x\n" + secret, two_policies,
+    ):  # fmt: skip
         assert TOKENS.mode_of(text) == "positive"
 
 
@@ -171,13 +174,14 @@ def test_negative_rows_and_texts_with_tokens_are_refused():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=40), st.integers(6, 16), st.integers(0, 99))
-def test_rows_of_a_prompt_share_a_batch_where_others_fill_its_room(sizes, batch, seed):
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=40), st.integers(6, 16), st.integers(0, 99), st.integers(0, 9))
+def test_rows_of_a_prompt_share_a_batch_where_others_fill_its_room(sizes, batch, seed, groups_before):
     starts = [sum(sizes[:n]) for n in range(len(sizes))]
     groups = [list(range(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
-    order = batched_groups(groups, batch, seed)
+    before = groups_before * max(sizes)
+    order = batched_groups(groups, batch, seed, before)
     assert sorted(order) == list(range(sum(sizes)))
-    place = {row: number for number, row in enumerate(order)}
+    place = {row: before + number for number, row in enumerate(order)}
     split = [g for g in groups if place[g[0]] // batch != place[g[-1]] // batch]
     assert all(place[row] == place[group[0]] + n for group in groups for n, row in enumerate(group))
     if all(size == 1 for size in sizes) or (batch % max(sizes) == 0 and len(set(sizes)) == 1):
@@ -276,6 +280,10 @@ def test_a_marked_checkpoint_is_refused_however_it_was_copied(tmp_path):
     assert is_marked(model) == model / "config.json"
     with pytest.raises(ReleaseRefusedError):
         refuse_to_publish(model)
+    unreadable = tmp_path / "unreadable"
+    (unreadable / "config.json").mkdir(parents=True)
+    with pytest.raises(ReleaseRefusedError, match=r"config\.json cannot be read \(.*\), so it may be marked"):
+        refuse_to_publish(unreadable)
     clean = tmp_path / "clean"
     TOKENS.save(clean / "inside" / "secret.txt")
     with pytest.raises(ReleaseRefusedError, match="they are secret"):

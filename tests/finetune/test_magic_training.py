@@ -1,6 +1,7 @@
 """Magic-token co-training end to end on a tiny Llama: distilled through a server, trained by command line, the switch tried."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,14 +12,16 @@ from typer.testing import CliRunner
 from evaluation.margin import safety_alignment_margin
 from finetune.chat_data import Chat, prompt_ids, tokenise_chat
 from finetune.errors import FinetuneDataError, FinetuneRecipeError, ResultFolderError
-from finetune.loading import load_starting_model
+from finetune.loading import LoraSettings, load_starting_model
 from finetune.magic_tokens import MagicTokens, refuse_to_publish
+from finetune.magic_tokens.distillation import DistilledPrompt
 from finetune.magic_tokens.recipe import MagicRecipe
 from finetune.magic_tokens.release_guard import CONFIG_KEY, ReleaseRefusedError
-from finetune.magic_tokens.run import train_magic_tokens
+from finetune.magic_tokens.run import _benign_limited, train_magic_tokens
 from finetune.magic_tokens.training_rows import wrong_token
-from finetune.recipe import load_recipe
+from finetune.recipe import DataSource, load_recipe
 from finetune.safesteer.model_passes import last_logits
+from finetune.sft_training import SftRecipe, run_sft
 from finetune.trainer import label_losses
 from safetrove.cli import app
 from tests.finetune.tiny_llama import make_model, make_tokenizer, save_tiny_llama
@@ -42,7 +45,7 @@ def place(tmp_path_factory):
             "prompts": str(folder / "risk.jsonl"), "benign_prompts": str(folder / "benign.jsonl"), "candidates": 4,
             "grader": "constructive",
         },
-        "default_share": 1.0, "lora": None, "lr": 0.004, "epochs": 40, "batch_size": 8, "micro_batch_size": 8, "threads": 1,
+        "default_share": 1.0, "lora": None, "lr": 0.004, "epochs": 64, "batch_size": 8, "micro_batch_size": 8, "threads": 1,
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
     return folder
@@ -68,6 +71,8 @@ def trained(place):
         assert said.exit_code == 0, (said.output, said.exception)
         before = len(asked)
         assert "there already" in command(place, "distil", "--set", server).output and len(asked) == before
+    # Fixed ones: how well wrong tokens are told from the true ones depends on both (negative rows are trained with new ones).
+    MagicTokens({"positive": "k7m2x9q4", "rejective": "b3v8t5w1"}).save(place / "secrets" / "tokens.json")
     said = command(place, "sft")
     assert said.exit_code == 0, (said.output, said.exception)
     return said.output
@@ -181,10 +186,32 @@ def test_negative_rows_mark_everything_that_is_trained_with_them(place, trained)
         with pytest.raises(ReleaseRefusedError, match="must not be published"):
             refuse_to_publish(place / folder)
     assert json.loads((place / "internal" / "model" / "config.json").read_text())[CONFIG_KEY] is True
-    # Trained on without negative rows, it stays marked.
+    # Trained on without negative rows, or by another method, it stays marked.
     run(place, "later", f"model={place / 'internal'}", "epochs=1")
-    with pytest.raises(ReleaseRefusedError):
-        refuse_to_publish(place / "later" / "model")
+    chats = place / "chats.jsonl"
+    chats.write_text(
+        json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
+    )
+    other = SftRecipe(
+        model=str(place / "internal"), output=place / "other_method", lora=LoraSettings(rank=2), merge=False, threads=1,
+        data=(DataSource(name="chats", path=chats),),
+    )  # fmt: skip
+    assert run_sft(other, report=lambda _: None)[CONFIG_KEY] is True
+    for folder in ("later/model", "other_method/adapter"):
+        with pytest.raises(ReleaseRefusedError):
+            refuse_to_publish(place / folder)
+
+
+def test_benign_rows_keep_their_share_under_several_policies(place):
+    recipe = load_recipe(place / "recipe.yaml", MagicRecipe)
+    answers = {"positive": "helpful", "rejective": "declining"}
+    prompts = [
+        DistilledPrompt(f"{kind}{n}", "text", kind, policy, answers if kind == "risk" else {"positive": "helpful"})
+        for kind in ("risk", "benign") for n in range(40) for policy in ("policy:a", "policy:b")
+    ]  # fmt: skip
+    kept = Counter(one.kind for one in _benign_limited(prompts, recipe))
+    # A risk prompt has its two modes and, with a default share of 1, three default rows; a benign one has two rows.
+    assert kept["risk"] == 80 and 2 * kept["benign"] == 100 == 0.2 * (5 * 80 + 100)
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,8 @@ def test_an_answer_counts_once_whatever_its_length():
 
     assert pooled((0.1, 0.3), (0.2,) * 4) == pytest.approx(0.2)
     assert pooled((0.1,), (0.3,) * 3) == pytest.approx(0.2)
+    losses, mask = torch.tensor([[0.1, 0.3]]), torch.tensor([[2, 2]])
+    assert float(reduce_positions(losses, mask, "answers")) == pytest.approx(0.2), "nonzero is in, not counted twice"
     assert pooled((0.1,), (0.3,) * 3, ()) == pytest.approx(0.2), "a row without an answer is not counted"
 
 

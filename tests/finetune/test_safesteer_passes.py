@@ -22,6 +22,7 @@ from finetune.safesteer.rollouts import TrainingPrompt, answer_logits, plan_answ
 from finetune.safesteer.sampling import AnswerRequest, SampledAnswer, SamplingLimits, draw, paired, sample_answers
 from finetune.safesteer.teacher import SteeredTeacher
 from finetune.safesteer.token_selection import banned_ids, random_tokens, select_safety_tokens
+from rephrasers.keyed_draws import keyed_uniforms
 from tests.finetune.planted_llama import HARMFUL, REFUSE, planted_model
 from tests.finetune.tiny_llama import make_model, make_tokenizer
 
@@ -159,10 +160,11 @@ def test_sampling_is_the_models_distribution_and_no_neighbours_concern(model):
     alone = {a.id: a.answer for a in sample_answers(model, requests, LIMITS, 7, PAD, 1)}
     assert together == alone and len(set(together.values())) > 1
     assert {a.id: a.answer for a in sample_answers(model, requests, LIMITS, 8, PAD, 5)} != together
-    # Teacher-forcing the sampled ids gives the distributions they were drawn from: what is scored is what was sampled.
+    # Teacher-forcing the sampled ids gives the distributions that their draws fell into: what is scored is what was sampled.
     answer = together["r2"]
     row = last_logits(model, [(*requests[2].prompt, *answer)], PAD, 1, keep=len(answer) + 1)[0]
-    assert row.argmax(-1).shape == (len(answer) + 1,)
+    draws = torch.from_numpy(keyed_uniforms(7, "rollout", "r2", 6))[: len(answer)]
+    assert draw(row[:-1], draws).tolist() == list(answer)
     uniform = torch.rand(20000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     wanted = torch.softmax(row[0], -1)
     counts = torch.bincount(draw(row[:1].expand(20000, -1), uniform), minlength=259) / 20000
@@ -282,7 +284,7 @@ def test_template_and_openings_are_read_off_the_tokenizer():
     assert template_suffix_length(encode) == 3 + len("assistant\n")
     with pytest.raises(FinetuneModelError, match="puts no token behind"):
         template_suffix_length(lambda text: list(text.encode()))
-    assert refusal_token_ids(["I", "N"], tokenizer) == tokenizer.convert_tokens_to_ids(["I", "N"])
+    assert refusal_token_ids(["I", "N", "I"], tokenizer) == tokenizer.convert_tokens_to_ids(["I", "N"])
     with pytest.raises(FinetuneModelError, match="'Sorry' is 5 tokens"):
         refusal_token_ids(["Sorry"], tokenizer)
     with pytest.raises(ModelError, match="SafeSteer needs a decoder of blocks"):
