@@ -13,6 +13,9 @@ from rephrasers.embedded_writer import (
     embedded_writer_folder,
 )
 
+# Weights larger than this are read in part: hashing all of a large model would take minutes.
+WHOLE_BYTES, BLOCKS, BLOCK_BYTES = 64 << 20, 256, 4096
+
 
 @dataclass(frozen=True)
 class ModelReference:
@@ -36,7 +39,8 @@ def resolve_model(name: str) -> ModelReference:
     """The model behind a recipe's name. Downloads nothing; the embedded writer is converted at its first use.
 
     "embedded:SmolLM2-135M-Instruct": revision is the sha256 of the GGUF file and the converter's version.
-    An existing folder: revision is a hash over its JSON files' contents and its other files' names and sizes.
+    An existing folder: revision is a hash over its files' names and contents; of files above 64 MiB, over their size and 256
+    blocks spread over them, which training changes all over.
     "org/name" or "org/name@revision" on the Hub: revision as given; else the commit in the Hub cache; else "main".
     Raises ModelError for a folder that holds no model and for a name that is none of the three.
     """
@@ -61,13 +65,24 @@ def resolve_model(name: str) -> ModelReference:
 
 
 def _folder_revision(folder: Path) -> str:
-    """16 hexadecimal digits; weights count by name and size, since hashing them would take minutes for large models."""
+    """16 hexadecimal digits."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
-        if path.suffix in (".json", ".jinja"):
-            digest.update(path.read_bytes())
+        _add_content(digest, path)
     return f"folder-{digest.hexdigest()[:16]}"
+
+
+def _add_content(digest: "hashlib._Hash", path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= WHOLE_BYTES or path.suffix in (".json", ".jinja"):
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return
+        for number in range(BLOCKS):  # the first and the last byte are in
+            file.seek((size - BLOCK_BYTES) * number // (BLOCKS - 1))
+            digest.update(file.read(BLOCK_BYTES))
 
 
 def _cached_commit(repository: str) -> str | None:

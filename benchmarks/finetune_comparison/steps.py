@@ -120,7 +120,7 @@ def measure(
 
 def measured_of(result: Path, texts: Sequence[Path], new_tokens: int) -> dict[str, Any]:
     """What the measures of the model in `result` depend on. A result of ours is told by its finetune.json, which holds the
-    losses of its training; another model as everywhere, by name and size of its weights."""
+    losses of its training; another model as everywhere, by its weights."""
     trained = result / RESULT_FILE
     model = files_sha256([trained]) if trained.is_file() else resolve_model(str(result)).revision
     return {"model": model, "prompts_sha256": files_sha256(texts), "new_tokens": new_tokens}

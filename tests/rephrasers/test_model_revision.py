@@ -1,0 +1,42 @@
+"""The revision of a model in a folder: other weights of the same names and sizes are another model."""
+
+import os
+
+import pytest
+
+from rephrasers import models
+from rephrasers.models import resolve_model
+
+
+def write_model(folder, weights):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(weights)
+    return resolve_model(str(folder)).revision
+
+
+@pytest.mark.parametrize("whole_bytes", [1 << 20, 1 << 10])
+def test_other_weights_of_the_same_size_are_another_model(tmp_path, monkeypatch, whole_bytes):
+    monkeypatch.setattr(models, "WHOLE_BYTES", whole_bytes)
+    monkeypatch.setattr(models, "BLOCK_BYTES", 64)
+    weights = os.urandom(500_000)
+    first = write_model(tmp_path / "a", weights)
+    assert first == write_model(tmp_path / "b", weights)  # wherever the folder lies, whenever it was written
+    for changed in (b"\0" * 64 + weights[64:], weights[:-64] + b"\0" * 64, weights[:1000] + os.urandom(499_000)):
+        assert write_model(tmp_path / "a", changed) != first
+    assert write_model(tmp_path / "a", weights[:-1]) != first
+    os.rename(tmp_path / "b" / "model.safetensors", tmp_path / "b" / "other.safetensors")  # noqa: PTH104
+    assert resolve_model(str(tmp_path / "b")).revision != first
+
+
+def test_large_files_are_read_in_part(tmp_path):
+    folder = tmp_path / "large"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(40 << 30)  # a sparse file: 40 GiB that nobody could read here in the time of a test
+    before = resolve_model(str(folder)).revision
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\1")
+    assert resolve_model(str(folder)).revision != before
