@@ -95,7 +95,7 @@ class Manifest:
             for files in ("outputs", "raw_files"):
                 value[files] = {name: OutputFile(**entry) for name, entry in value[files].items()}
             manifest = cls(**value)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path}: not a manifest of this version ({error!r}); remove it to redo the shard"
             ) from error

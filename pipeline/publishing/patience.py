@@ -9,6 +9,7 @@ from pipeline.publishing.errors import PublishError
 
 MOST_TRIES = 10
 LONGEST_WAIT = 300.0  # seconds
+LONGEST_ASKED_WAIT = 3600.0  # the Hub counts commits by the hour
 # 409: another operation on the repository; 412: somebody else committed in between
 _PASSING = frozenset({408, 409, 412, 425, 429, 500, 502, 503, 504})
 _QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\")]+")
@@ -56,7 +57,7 @@ def without_secrets(text: str) -> str:
 
 
 def wait_before(failure: Failure, tries: int) -> float:
-    """Seconds to wait after the `tries`-th failure: what the Hub asked for, else 1, 2, 4, ... up to LONGEST_WAIT."""
+    """Seconds to wait after the `tries`-th failure: what the Hub asked for (an hour at most), else 1, 2, 4, ... up to LONGEST_WAIT."""
     return failure.seconds if failure.seconds is not None else min(LONGEST_WAIT, 2.0 ** (tries - 1))
 
 
@@ -81,4 +82,4 @@ def _asked_wait(headers: object) -> float | None:
     after = re.fullmatch(r"\s*(\d+)\s*", get("Retry-After") or "")
     spent = re.search(r";\s*r=0\s*;\s*t=(\d+)", get("RateLimit") or "")
     found = after or spent
-    return float(found[1]) if found else None
+    return min(float(found[1]), LONGEST_ASKED_WAIT) if found else None

@@ -57,7 +57,7 @@ def test_an_edited_manifest_is_refused(task, key):
         Manifest.read(path)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"stage": "count"}', "{"])
+@pytest.mark.parametrize("content", ["", "[]", '"text"', "5", "null", '{"stage": "count"}', "{"])
 def test_what_is_no_manifest_is_refused(tmp_path, content):
     (tmp_path / "m.json").write_text(content)
     with pytest.raises(DataError, match=r"m\.json: not a manifest of this version"):

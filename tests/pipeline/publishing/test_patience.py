@@ -21,6 +21,7 @@ def refused(status, **headers):
 def test_what_passes(status):
     failure = understand(refused(status, **{"Retry-After": "7"}))
     assert failure.passes and failure.seconds == 7 and wait_before(failure, 9) == 7
+    assert understand(refused(status, **{"Retry-After": "9" * 30})).seconds == 3600
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413])
