@@ -27,6 +27,7 @@ class DpoRecipe(TrainingRecipe):
     """`safetrove finetune dpo`."""
 
     pairs: Path = Field(description="JSON lines of preference pairs")
+    max_length: int = Field(1024, ge=2, description="tokens of a prompt with its answer; a longer answer is cut")
     beta: float = Field(0.1, gt=0, description="strength of the pull to the starting model")
 
 

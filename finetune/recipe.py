@@ -56,8 +56,6 @@ class TrainingRecipe(BaseModel):
     output: Path = Field(description="result folder: model/ or adapter/, finetune.json, README.md")
     lora: LoraSettings | None = Field(LoraSettings(), description="none (`null`): all weights are trained")
     merge: bool = Field(True, description="with LoRA: save the whole model with the adapter merged in, beside it")
-    max_length: int = Field(1024, ge=2, description="tokens of a row")
-    too_long: Literal["cut", "drop"] = Field("cut", description="what becomes of longer rows; the result counts them")
     epochs: float = Field(1.0, gt=0, description="passes over the rows")
     max_steps: int | None = Field(None, ge=1, description="in place of epochs: updates")
     batch_size: int = Field(16, ge=1, description="rows of one update, over all ranks; a multiple of micro_batch_size")
@@ -97,6 +95,8 @@ class ChatRecipe(TrainingRecipe):
     """A method that learns from chats."""
 
     data: tuple[DataSource, ...] = Field(min_length=1, description="where the rows come from")
+    max_length: int = Field(1024, ge=2, description="tokens of a row")
+    too_long: Literal["cut", "drop"] = Field("cut", description="what becomes of longer rows; the result counts them")
     evaluation_rows: int = Field(
         0, ge=0, description="rows kept out of training, drawn by their ids; their loss is measured before and after"
     )
