@@ -123,6 +123,28 @@ def robustness(
         print(line)
 
 
+@evaluate_app.command(
+    epilog="Example: `safetrove evaluate capability runs/model --task arc_easy --task piqa --output runs/capability`"
+)
+def capability(
+    model: Annotated[str, typer.Argument(help="a folder, a Hub id, or the embedded model")],
+    tasks: Annotated[
+        list[str] | None, typer.Option("--task", help="lm-eval's name of a task; repeatable; default: the paper's nine")
+    ] = None,
+    task_folder: Annotated[Path | None, typer.Option(help="folder with YAML tasks of your own")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="documents of a task; default: all")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="documents at once")] = 8,
+    chat: Annotated[bool, typer.Option("--chat/--completion", help="prompts in the model's chat template")] = False,
+    output: Annotated[Path, typer.Option(help="folder for capability.json")] = Path("runs/capability"),
+) -> None:
+    """Is the model still useful: tasks of lm-eval, with 95 % intervals. Needs `pip install 'safetrove[eval]'`."""
+    from evaluation.measures.capability import PAPER_TASKS, RESULT_FILE, measure_capability
+
+    for measure in measure_capability(model, tasks or PAPER_TASKS, output, task_folder, limit, batch_size, chat):
+        print(measure.as_text())
+    print(output / RESULT_FILE)
+
+
 def print_measures(summary: dict[str, Any]) -> None:
     """The measures of one evaluation as a table."""
     from rich.console import Console

@@ -48,6 +48,7 @@ COMMANDS = {
     "evaluate suites": {"--folder"},
     "evaluate run": {"--output", "--set"},
     "evaluate compare": {"--output"},
+    "evaluate capability": {"--task", "--task-folder", "--limit", "--batch-size", "--chat", "--output"},
     "evaluate ladder": {"--output", "--rung", "--seed", "--set"},
     "evaluate robustness": {"--output", "--tuning", "--set", "--set-tuning"},
     "finetune sft": {"--set"},

@@ -22,6 +22,12 @@ class Estimate:
     method: str
 
 
+def normal_interval(value: float, standard_error: float, n: int, confidence: float = CONFIDENCE) -> Estimate:
+    """value ± z standard_error, for a mean whose standard error somebody else gave."""
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * standard_error
+    return Estimate(value, value - half, value + half, n, "normal")
+
+
 def wilson_interval(successes: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
     """A share with Wilson's score interval (1927): (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).
 

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, silhouette_samples, silhouette_score
 
-from classifiers.errors import DependencyError
 from evaluation.judges.verdict import SHORT_CIRCUIT, Verdict
 from evaluation.margin import linear_probe_accuracy, paired_margin, safety_alignment_margin
-from evaluation.measures.capability import capability
 from evaluation.measures.intervals import bootstrap_mean, wilson_interval
 from evaluation.measures.modes import configured_safety_score, constructive_safety_score, mode_matrix
 from evaluation.measures.paired_tests import mcnemar_p, paired_test
@@ -165,9 +163,3 @@ def test_tag_probability_by_level():
     assert asked == ["one two", "four"] and found.levels[0].value == 0.007
     with pytest.raises(ValueError, match="lie in"):
         tag_report([0], [1.5])
-
-
-def test_capability_without_lm_eval_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
-    with pytest.raises(DependencyError, match=r"pip install 'safetrove\[eval\]'"):
-        capability("nowhere", ["piqa"])
