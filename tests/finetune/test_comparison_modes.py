@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.finetune_comparison.__main__ import main
-from benchmarks.finetune_comparison.modes import margin_difference, split_refusal, write_own_rows
+from benchmarks.finetune_comparison.modes import grade, margin_difference, split_refusal, write_own_rows
+from evaluation.judges.safety_classifier import SafetyClassifierJudge
+from evaluation.judges.verdict import Exchange
 from finetune.magic_tokens import MagicTokens
 from finetune.magic_tokens.rows_file import read_rows
 from tests.finetune.tiny_llama import save_tiny_llama
@@ -69,3 +71,12 @@ def test_the_margins_difference_is_that_of_the_seeds_mean():
     tuned = [{"silhouettes": [0.4, 0.5, 0.6]}, {"silhouettes": [0.6, 0.7, 0.8]}]
     found = margin_difference(untuned, tuned)
     assert np.allclose([found.difference, found.low, found.high], 0.5) and found.n == 3
+
+
+def test_a_refusal_that_names_the_harm_is_graded_as_a_refusal(tmp_path):
+    refusal = "I won't write a message that threatens to kill him."
+    answers = [refusal, "The library opens at nine on Mondays."]
+    judge = SafetyClassifierJudge(threads=1)
+    asked = [Exchange(str(number), "harmful", "", answer) for number, answer in enumerate(answers)]
+    assert [v.label in judge.attack_labels for v in judge.judge(asked, tmp_path)] == [True, False]
+    assert grade(answers, 1, tmp_path) == [1, 2]
