@@ -118,7 +118,7 @@ def test_a_shard_that_cannot_be_read_fails_alone_and_is_redone(tmp_path):
     (tmp_path / "in" / "two.parquet").write_bytes(whole)
     safetrove("rerun", tmp_path / "run", "--stage", "ingest", "--failed")
     status = json.loads(safetrove("status", tmp_path / "run", "--json", expect=1).stdout)
-    assert status["stages"][0]["shards"]["done"] == 3
+    assert {stage["stage"]: stage["shards"]["done"] for stage in status["stages"]}["ingest"] == 3
 
 
 def test_a_rewritten_input_a_changed_threshold_and_an_edited_output_are_refused(tmp_path):
