@@ -58,7 +58,7 @@ lint: install-dev
 
 # Asks, over the network, whether a known hole is in any package of .venv, and fails where one is. Not part of `make test`.
 audit: install-dev
-	$(BIN)/pip install --quiet --disable-pip-version-check 'pip-audit>=2.7'
+	$(BIN)/pip install --quiet --disable-pip-version-check 'pip-audit>=2.7' -c constraints.txt
 	$(BIN)/python .ci/audit.py
 
 bench: install-dev
