@@ -22,8 +22,8 @@ class Project:
 def projection(measured: dict[str, Any], project: Project) -> str:
     """Markdown: a row a stage (core hours, disk, files), then the sums.
 
-    Core time and disk go with the characters, files with the shards; a stage that had one task has one task. Of scratch, only
-    what stays on disk is counted.
+    Core time and disk go with the characters, files with the shards; a stage that had one task has one task, and one that reads no
+    rows (tokenizer, report) stays as it was. Of scratch, only what stays on disk is counted.
     """
     factor = project.tokens / measured["tokens"]
     per_shard = project.shards / measured["shards"]
@@ -39,11 +39,12 @@ def projection(measured: dict[str, Any], project: Project) -> str:
     cores = project.nodes * project.cores
     core_hours = wall_hours = size = files = 0.0
     for name, stage in measured["stages"].items():
-        hours = stage["seconds"] * factor / 3600
+        growth = factor if stage["rows"] else 1.0
+        hours = stage["seconds"] * growth / 3600
         single = stage["tasks"] == 1
         tasks = 1 if single else round(stage["tasks"] * per_shard)
         wall = hours if single else hours / min(cores, tasks)
-        bytes_here = stage["bytes"] * factor
+        bytes_here = stage["bytes"] * growth
         files_here = stage["files"] if single else stage["files"] * per_shard
         core_hours, wall_hours = core_hours + hours, wall_hours + wall
         size, files = size + bytes_here, files + files_here
