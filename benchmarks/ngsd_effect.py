@@ -18,6 +18,7 @@ from typing import Any
 from decoding.ngsd import ChatModel, NgsdDecoder, NgsdSettings
 from decoding.ngsd.classifier_rating import SafetyClassifierRater
 from decoding.ngsd.generation import Rater
+from evaluation.comparison.table import interval_text
 from evaluation.files import json_sha256, read_json, write_json, write_lines, write_whole
 from evaluation.generation.local_model import LocalModel
 from evaluation.generation.settings import GenerationSettings
@@ -150,20 +151,13 @@ def run_way(
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: a line a way, judge and measure; columns are the prefills."""
 
-    def cell(row: dict[str, Any] | None) -> str:
-        if row is None or row["value"] is None:
-            return ""
-        if row["measure"] == "mean_score":
-            return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
-        return f"{100 * row['value']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
-
     lines = [
         "| way | judge | measure | " + " | ".join(f"prefill {n}" for n in PREFILLS) + " | gate open |",
         "|---|---|---|" + "---|" * (len(PREFILLS) + 1),
     ]
     for key in dict.fromkeys((r["way"], r["judge"], r["measure"]) for r in rows):
         found = {r["prefill"]: r for r in rows if (r["way"], r["judge"], r["measure"]) == key}
-        values = [cell(found.get(n)) for n in PREFILLS]
+        values = [interval_text(found.get(n)) for n in PREFILLS]
         shares = ", ".join(f"{100 * r['fire_share']:.1f} %" for r in found.values() if "fire_share" in r)
         lines.append("| " + " | ".join([*key, *values, shares]) + " |")
     return "\n".join(lines) + "\n"

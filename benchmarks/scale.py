@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from benchmarks.corpora import read_texts
 from benchmarks.scale_projection import Project, projection
 from classifiers.errors import DataError, SafetroveError
 from classifiers.fasttext_classifier import FastTextClassifier
+from pipeline.atomic_files import write_json
 from safetrove.sample.pages import read_pages
 
 UNSAFE_SHARE: Final = 0.02
@@ -98,7 +100,8 @@ def calibrate(source: Synthesiser | Copies, folder: Path, precision: str) -> Pat
 
 
 def measure(source: Synthesiser | Copies, folder: Path, documents: int, shards: int, precision: str) -> dict[str, Any]:
-    """One run in `folder`, which is new."""
+    """One run in `folder`; what an interrupted one left there is removed."""
+    shutil.rmtree(folder, ignore_errors=True)
     per_shard = -(-documents // shards)
     ranges = [range(start, min(documents, start + per_shard)) for start in range(0, documents, per_shard)]
     characters = write_documents(source, folder / "in", ranges)
@@ -272,6 +275,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(given: argparse.Namespace) -> str:
     output = given.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
+    options = {"data": str(given.data), "precision": given.precision, "shard_documents": given.shard_documents}
+    begun = output / "options.json"
+    if begun.is_file() and json.loads(begun.read_text()) != options:
+        raise DataError(f"{output} holds results of {begun.read_text().strip()}: give another --output")
+    write_json(begun, options)
     source = Copies(read_texts(given.data, output / "ingested")) if given.data else Synthesiser()
     calibrate(source, output, given.precision)
     results = []
@@ -280,9 +288,9 @@ def _run(given: argparse.Namespace) -> str:
         if not kept.is_file():
             shards = max(os.cpu_count() or 1, documents // given.shard_documents)
             found = measure(source, output / str(documents), documents, shards, given.precision)
-            kept.write_text(json.dumps(found, indent=1))
+            write_json(kept, found)
         results.append(json.loads(kept.read_text()))
-    (output / "results.json").write_text(json.dumps(results, indent=1))
+    write_json(output / "results.json", results)
     return report(results)
 
 

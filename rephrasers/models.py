@@ -52,7 +52,9 @@ def resolve_model(name: str) -> ModelReference:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(f"{folder} is not a model folder: it has no config.json")
+            inside = folder / "model"
+            hint = f"; its model is in {inside}: give that" if (inside / "config.json").is_file() else ""
+            raise ModelError(f"{folder} is not a model folder: it has no config.json{hint}")
         return ModelReference(str(folder), _folder_revision(folder), folder.name)
     repository, _, revision = name.partition("@")
     if name.startswith((".", "/", "~")) or repository.count("/") != 1 or repository.endswith("/"):

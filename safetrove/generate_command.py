@@ -34,53 +34,53 @@ class Risk(StrEnum):
     BOUNDARY = "boundary"
 
 
+Files = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[FILE ...]", help="a prompt a line, or JSON lines with `prompt`; default: standard input"),
+]
+ModelName = Annotated[str, typer.Option(help="a folder, a Hub id, or the embedded model")]
+DecoderName = Annotated[Decoder, typer.Option(help="safe-beam and safe-sample need a model with the harmfulness tag")]
+RiskName = Annotated[Risk, typer.Option(help="raw: as published; boundary: corrected for half-finished words")]
+Chat = Annotated[
+    bool | None, typer.Option("--chat/--completion", help="default: a chat where the model has a template")
+]
+Moderate = Annotated[
+    bool, typer.Option("--moderate", help="prompts that our classifiers score >= 3 get the rejective mode")
+]
+Strength = Annotated[
+    float | None, typer.Option(help="of ngsd: the expert's weight, 0 to 1; default: the model rates each request")
+]
+Plot = Annotated[Path | None, typer.Option(help="PNG of P(tag), or of the gate, along the answer to a single prompt")]
+
+
 def generate(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[FILE ...]", help="a prompt a line, or JSON lines with `prompt`; default: standard input"
-        ),
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="a folder, a Hub id, or the embedded model")
-    ] = "embedded:SmolLM2-135M-Instruct",
-    decoder: Annotated[
-        Decoder, typer.Option(help="safe-beam and safe-sample need a model with the harmfulness tag")
-    ] = (Decoder.GREEDY),
+    files: Files = None,
+    model: ModelName = "embedded:SmolLM2-135M-Instruct",
+    decoder: DecoderName = Decoder.GREEDY,
     prompt: Annotated[str | None, typer.Option(help="the prompt itself")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
     min_new_tokens: Annotated[int, typer.Option(min=0, help="no end before")] = 0,
     beams: Annotated[int, typer.Option(min=1)] = 4,
     candidates: Annotated[int, typer.Option(min=1, help="continuations of a beam that are looked at")] = 8,
     discard: Annotated[float, typer.Option(help="share of the candidates that is discarded, the riskiest")] = 0.5,
-    risk: Annotated[
-        Risk, typer.Option(help="raw: as published; boundary: corrected for half-finished words")
-    ] = Risk.RAW,
+    risk: RiskName = Risk.RAW,
     refill: Annotated[bool, typer.Option("--refill", help="beams that end are replaced")] = False,
     length_penalty: Annotated[float, typer.Option(help="score = log p / length^penalty")] = 0.0,
     temperature: Annotated[float, typer.Option(help="of sampling")] = 1.0,
     top_p: Annotated[float, typer.Option(help="of sampling")] = 1.0,
     seed: Annotated[int, typer.Option(help="of sampling")] = 0,
-    chat: Annotated[
-        bool | None, typer.Option("--chat/--completion", help="default: a chat where the model has a template")
-    ] = None,
+    chat: Chat = None,
     system: Annotated[str | None, typer.Option(help="system message of the chats")] = None,
     magic_tokens: Annotated[Path | None, typer.Option(help="the server's file of magic tokens, for chats")] = None,
     mode: Annotated[Mode, typer.Option(help="which magic token is the system message")] = Mode.POSITIVE,
-    moderate: Annotated[
-        bool, typer.Option("--moderate", help="prompts that our classifiers score >= 3 get the rejective mode")
-    ] = False,
+    moderate: Moderate = False,
     expert: Annotated[str | None, typer.Option(help="of ngsd: a folder or Hub id, same tokenizer as the model")] = None,
-    strength: Annotated[
-        float | None, typer.Option(help="of ngsd: the expert's weight, 0 to 1; default: the model rates each request")
-    ] = None,
+    strength: Strength = None,
     batch: Annotated[int, typer.Option(min=1, help="prompts decoded together")] = 8,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16 or float32")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="of torch, on CPU")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines: text, tokens, risk of each")] = False,
-    plot: Annotated[
-        Path | None, typer.Option(help="PNG of P(tag), or of the gate, along the answer to a single prompt")
-    ] = None,
+    plot: Plot = None,
 ) -> None:
     """Answer prompts, safely where the model knows the harmfulness tag. On a terminal one answer appears as it is decoded."""
     from classifiers.errors import RecipeError

@@ -161,7 +161,8 @@ def _epoch(
     epoch: int,
     before: int,
 ) -> list[TokenisedChat]:
-    """One pass's rows in training order, `before` rows of earlier passes in front of them. A prompt of which one row is too long is left out with all of its rows."""
+    """One pass's rows in training order, behind `before` rows of earlier passes. A prompt of which one row is too long is
+    left out with all of its rows."""
     made = training_rows(
         prompts,
         tokens,

@@ -1,5 +1,5 @@
-"""Loaded by the fork server alone, before it forks a worker: what every worker needs is imported and looked up
-once.
+"""Loaded by the fork server alone, before it forks a worker: what every worker needs is imported and
+looked up once.
 
 The fork server must die at once when the run is killed, and its workers with it: left to itself it takes seconds, in
 which they go on writing into a folder that the next command may already be working in.

@@ -8,10 +8,8 @@ import hashlib
 import json
 import os
 import subprocess
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from pipeline.executors.slurm import StageScript
 from pipeline.recipe import load_recipe
 from pipeline.run_folder import RunFolder
 from pipeline.stages.order import build_stages
+from tests.chat_server import ChatHandler, completion, running
 from tests.conftest import ROOT
 from tests.end_to_end.runs import command, sample_texts, write_recipe
 from tests.end_to_end.writers import fair
@@ -42,35 +41,22 @@ def talkative_server() -> Iterator[tuple[str, Counter[str]]]:
     answered: Counter[str] = Counter()
     seen: set[str] = set()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+    class Handler(ChatHandler):
+        def answer(self, body: bytes) -> None:
             given, prompt = self.headers["Authorization"], json.loads(body)["messages"][-1]["content"]
             assert given == f"Bearer {KEY}"
             key = hashlib.sha256(body).hexdigest()
             status = 401 if not answered["allowed"] else 200 if key in seen else 500
             if status == 500:
                 seen.add(key)
-            choice = {"message": {"content": fair("0" * 8, prompt)}, "finish_reason": "stop"}
-            reply = {"choices": [choice]} if status == 200 else {"error": {"message": f"you sent {given}"}}
-            content = json.dumps(reply).encode()
             answered[str(status)] += 1
-            self.send_response(status, f"you sent {given}" if status != 200 else None)
-            self.send_header("X-Sent", given)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            if status == 200:
+                self.reply(completion(fair("0" * 8, prompt)), X_Sent=given)
+            else:
+                self.reply({"error": {"message": f"you sent {given}"}}, status, f"you sent {given}", X_Sent=given)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", answered
-    finally:
-        server.shutdown()
-        server.server_close()
+    with running(Handler) as url:
+        yield url, answered
 
 
 @pytest.fixture
@@ -111,6 +97,6 @@ def test_the_scripts_for_slurm_hold_no_key(recipe: Path, tmp_path: Path, monkeyp
         monkeypatch.setenv(name, secret)
     run = RunFolder(tmp_path / "run")
     loaded = load_recipe(recipe, ["execution.executor=slurm"])
-    for stage in build_stages(loaded, run, [])[:1]:
+    for stage in build_stages(loaded, run, []):
         script = StageScript(stage, loaded.execution.slurm.of_stage(stage.name)).text(force_stale=False)
         assert "slurm_task" in script and not any(secret in script for secret in SECRETS.values())

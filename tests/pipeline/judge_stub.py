@@ -3,7 +3,8 @@
 import contextlib
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.chat_server import ChatHandler, running
 
 
 def digit(level, logprobs=None, text=None):
@@ -28,29 +29,15 @@ def judging(answer):
     """(base url, JudgeServer) of a server that lives as long as the block."""
     state = JudgeServer(answer)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            document = body["messages"][-1]["content"].removeprefix("<document>\n").removesuffix("\n</document>")
+    class Handler(ChatHandler):
+        def answer(self, body):
+            request = json.loads(body)
+            document = request["messages"][-1]["content"].removeprefix("<document>\n").removesuffix("\n</document>")
             with state.lock:
-                state.requests.append(body)
+                state.requests.append(request)
                 state.times[document] = state.times.get(document, 0) + 1
             status, value = state.answer(document, state.times[document])
-            content = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            self.reply(value, status)
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with running(Handler) as url:
+        yield url, state

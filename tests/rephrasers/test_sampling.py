@@ -1,9 +1,7 @@
 """Seeds and stop strings: in each request where they are asked for, cut here where a server ignores them, said where not."""
 
 import json
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from datatrove.data import Document
@@ -12,6 +10,7 @@ from rephrasers.ask import AskLLM
 from rephrasers.keyed_draws import request_seed
 from rephrasers.servers import ServerSettings
 from rephrasers.servers.sampling import cut_at_stop, sampling_notes
+from tests.chat_server import ChatHandler, completion, running
 
 
 @contextmanager
@@ -19,27 +18,14 @@ def recording_server():
     """(url, request bodies by prompt) of a server that ignores stop strings."""
     bodies = {}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            bodies[body["messages"][-1]["content"]] = body
-            choice = {"message": {"content": "first\nEND\nsecond"}, "finish_reason": "length"}
-            content = json.dumps({"choices": [choice], "usage": {}}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    class Handler(ChatHandler):
+        def answer(self, body):
+            request = json.loads(body)
+            bodies[request["messages"][-1]["content"]] = request
+            self.reply(completion("first\nEND\nsecond", "length"))
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", bodies
-    finally:
-        server.shutdown()
-        server.server_close()
+    with running(Handler) as url:
+        yield url, bodies
 
 
 def ask(folder, seed, **settings):

@@ -136,4 +136,8 @@ def test_models_are_named_by_folder_hub_id_or_embedded(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"no config\.json"):
         resolve_model(str(tmp_path / "empty"))
+    (tmp_path / "tuned" / "model").mkdir(parents=True)
+    (tmp_path / "tuned" / "model" / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"its model is in .*tuned/model: give that"):
+        resolve_model(str(tmp_path / "tuned"))
     assert model_of(ServerSettings(url="http://x", model="any name")).path_or_id == "any name"
