@@ -108,7 +108,10 @@ def _has_tokenizer(recipe: Recipe) -> bool:
 def _measure(stage: Stage) -> Measured:
     per_file = stage.name not in ("dedup-find", "tokenizer")
     shards = [WARM_UP, EMPTY, SAMPLE] if per_file else list(range(stage.shards))
-    failed = run_local(stage, [(shard, {}) for shard in shards], lambda *_: None)
+    # Loading that waits for a document of its kind (the first one to tag) may not come in the few of the warm-up, so the
+    # sample itself goes first, but through the encoder: that would take longer than everything else together.
+    first = [SAMPLE] if per_file and stage.name not in ("embed", "score-embedding") else []
+    failed = run_local(stage, [(shard, {}) for shard in [*first, *shards]], lambda *_: None)
     if failed:
         raise DataError(
             f"plan: stage {stage.name} fails on the sample: {read_failure(stage.run, stage.name, failed[0])}"
