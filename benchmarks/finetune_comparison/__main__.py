@@ -105,6 +105,12 @@ def _add_steering(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     command.add_argument(
         "--steer-answer-tokens", type=int, default=SteeringSizes().answer_tokens, help="of a sampled answer"
     )
+    command.add_argument(
+        "--steer-coefficient",
+        type=float,
+        default=SteeringSizes().coefficient,
+        help="the direction is added so many times",
+    )
     command.add_argument("--epochs", type=float, default=SteeringSizes().epochs)
     command.add_argument("--lr", type=float, default=SteeringSizes().rate)
     command.set_defaults(compare=_steering, prompts=120, harmless=80)
@@ -115,7 +121,7 @@ def _steering(settings: Settings, given: argparse.Namespace) -> str:
 
     sizes = SteeringSizes(
         given.steer_prompts, given.steer_direction, given.steer_validation, given.steer_samples, given.steer_batch,
-        given.epochs, given.steer_answer_tokens, given.lr,
+        given.epochs, given.steer_coefficient, given.steer_answer_tokens, given.lr,
     )  # fmt: skip
     return compare_steering(settings, given.start.resolve(), given.texts.resolve(), sizes)
 

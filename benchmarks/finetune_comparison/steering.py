@@ -128,7 +128,7 @@ def _train(
         *settings.common(output), f"model={start}", f"seed={seed}", f"loss={loss}", f"prompts={sets['prompts']}",
         f"held_out={json.dumps([str(path) for path in evaluation_files(prompts)])}",
         *(f"direction.{name}={path}" for name, path in sets.items() if name != "prompts"),
-        f"direction.train_prompts={sizes.direction}", f"direction.validation_prompts={sizes.validation}",
+        f"direction.coefficient={sizes.coefficient}", f"direction.train_prompts={sizes.direction}", f"direction.validation_prompts={sizes.validation}",
         f"tokens.samples={min(sizes.samples, 4)}", f"samples_per_prompt={sizes.samples}", f"batch_size={sizes.batch}",
         f"micro_batch_size={sizes.batch}", f"epochs={sizes.epochs}", f"max_new_tokens={sizes.answer_tokens}",
         f"lr={sizes.rate}", "merge=false", "save_steps=8", *settings.overrides,

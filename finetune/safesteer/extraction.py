@@ -112,12 +112,14 @@ def find_direction(
     suffix_length: int,
     pad_id: int,
     batch_size: int = 32,
+    coefficient: float = 1.0,
     on_candidate: Callable[[int, int], None] | None = None,
 ) -> RefusalDirection:
     """The direction whose removal lowers refusal of harmful prompts most, among those that harm nothing else.
 
     model: a plain causal LM. Candidates are the differences of means at each of the last `suffix_length` tokens and each
-    layer; layers from floor(0.8 layers) on could not be chosen and are not scored. `on_candidate(done, all)` is told.
+    layer; layers from floor(0.8 layers) on could not be chosen and are not scored. coefficient: candidates are added so many
+    times, as the teacher will (published: once). `on_candidate(done, all)` is told.
     Raises FinetuneDataError where the filter empties a set, FinetuneModelError where no candidate is allowed.
     """
     kept = filter_prompts(model, prompts, refusal_ids, pad_id, batch_size)
@@ -129,7 +131,8 @@ def find_direction(
     places = [(layer, place) for layer in range(first_barred_layer(layers)) for place in range(suffix_length)]
     table = []
     for number, (layer, place) in enumerate(places, 1):
-        scores = _score(model, kept, differences[layer, place].float(), layer, base, refusal_ids, pad_id, batch_size)
+        direction = differences[layer, place].float()
+        scores = _score(model, kept, direction, coefficient, layer, base, refusal_ids, pad_id, batch_size)
         table.append(replace(scores, position=place - suffix_length))
         if on_candidate is not None:
             on_candidate(number, len(places))
@@ -137,7 +140,7 @@ def find_direction(
     if not ranked:
         raise FinetuneModelError(
             f"none of {len(table)} candidate directions makes harmless prompts refused without harming them when it is "
-            "removed; the model may refuse too little: align it first, or give more prompts"
+            "removed; the model may refuse too little: align it first, give more prompts, or raise direction.coefficient"
         )
     best = ranked[0]
     counts = {name: len(getattr(kept, name)) for name in prompts.__dataclass_fields__}
@@ -149,6 +152,7 @@ def _score(
     model: Any,
     prompts: DirectionPrompts,
     direction: Tensor,
+    coefficient: float,
     layer: int,
     base: Tensor,
     refusal_ids: Sequence[int],
@@ -162,7 +166,7 @@ def _score(
     with ablating(blocks, direction):
         harmless = last_logits(model, prompts.harmless_validation, pad_id, batch_size)[:, 0]
         harmful = last_logits(model, prompts.harmful_validation, pad_id, batch_size)[:, 0]
-    with steering(blocks[layer], direction):
+    with steering(blocks[layer], direction, coefficient):
         steered = last_logits(model, prompts.harmless_validation, pad_id, batch_size)[:, 0]
     return CandidateScores(
         0,

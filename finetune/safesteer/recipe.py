@@ -23,7 +23,12 @@ class DirectionSettings(BaseModel):
         ("I",), min_length=1, description="texts of one token each with which this model's refusals begin"
     )
     batch_size: int = Field(32, ge=1, description="prompts of one forward pass")
-    coefficient: float = Field(1.0, gt=0, description="the teacher's hidden states get this much of the raw direction")
+    coefficient: float = Field(
+        1.0,
+        gt=0,
+        description="the teacher's hidden states get this much of the raw direction, and candidates are scored with it; published: "
+        "1; a model that refuses little may need more",
+    )
 
 
 class TokenSettings(BaseModel):

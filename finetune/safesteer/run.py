@@ -137,7 +137,8 @@ def _prepare(
     report: Report,
 ) -> PreparedSteering:
     """The direction and the tokens of the starting model; those of an interrupted run, where there are some."""
-    inputs = hashlib.sha256(f"{start.reference.revision}|{_sha256(encoded)}".encode()).hexdigest()
+    coefficient = recipe.direction.coefficient
+    inputs = hashlib.sha256(f"{start.reference.revision}|{_sha256(encoded)}|{coefficient}".encode()).hexdigest()
     kept = load_steering(recipe.output, inputs)
     if kept is not None:
         report(f"direction and tokens of {recipe.output} are used again")
@@ -151,10 +152,11 @@ def _prepare(
         length,
         pad_id,
         recipe.direction.batch_size,
+        coefficient,
         lambda done, total: report(f"direction: {done} of {total} candidates") if done % 10 == 0 else None,
     )
     report(f"refusal direction: input of block {found.chosen.layer}, position {found.chosen.position}, {found.kept}")
-    teacher = SteeredTeacher(start.model, found.vector, found.chosen.layer, recipe.direction.coefficient)
+    teacher = SteeredTeacher(start.model, found.vector, found.chosen.layer, coefficient)
     chosen = select_safety_tokens(
         teacher, found.harmless, start.tokenizer, end_ids, tokens.horizon, tokens.floor, tokens.size,
         tokens.votes_per_record, tokens.samples, recipe.seed, recipe.direction.batch_size,

@@ -225,6 +225,16 @@ def test_a_planted_direction_is_found_where_it_was_planted():
     assert torch.allclose(expected[3], states[3][:, -2:].double().mean(0), atol=1e-6)
 
 
+def test_candidates_are_scored_with_the_coefficient_of_the_teacher():
+    model, prompts = planted_model(), planted_prompts()
+    once, twice = (
+        find_direction(model, prompts, [REFUSE], 2, PAD, 4, coefficient=times).chosen for times in (1.0, 2.0)
+    )
+    assert twice.added > once.added and (twice.kl, twice.ablated) == (once.kl, once.ablated)
+    with pytest.raises(FinetuneModelError, match="raise direction.coefficient"):
+        find_direction(model, prompts, [REFUSE], 2, PAD, 4, coefficient=1e-3)
+
+
 def test_a_model_that_refuses_nothing_or_everything_is_refused():
     prompts = planted_prompts()
     mild = DirectionPrompts(prompts.harmless_train, *list(vars(prompts).values())[1:])
