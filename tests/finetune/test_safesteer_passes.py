@@ -231,7 +231,7 @@ def test_candidates_are_scored_with_the_coefficient_of_the_teacher():
         find_direction(model, prompts, [REFUSE], 2, PAD, 4, coefficient=times).chosen for times in (1.0, 2.0)
     )
     assert twice.added > once.added and (twice.kl, twice.ablated) == (once.kl, once.ablated)
-    with pytest.raises(FinetuneModelError, match="raise direction.coefficient"):
+    with pytest.raises(FinetuneModelError, match=r"raise direction\.coefficient"):
         find_direction(model, prompts, [REFUSE], 2, PAD, 4, coefficient=1e-3)
 
 
