@@ -9,9 +9,9 @@ from datatrove.data import Document
 
 from classifiers.errors import DataError
 from classifiers.judge import judge_messages
-from pipeline.ingest.input_files import list_input_files
+from pipeline.ingest.input_files import InputFile, list_input_files
 from pipeline.plan_measure import Measured, is_local, measurable, measure_stages
-from pipeline.plan_sample import SourceSample, choose_documents, read_samples
+from pipeline.plan_sample import ENCODER_SAMPLE, SAMPLE, SourceSample, choose_documents, read_samples
 from pipeline.recipe import Recipe, Synthesis
 from pipeline.run_folder import RunFolder
 from pipeline.size_text import size_text
@@ -53,12 +53,20 @@ class LanguageModelLine:
 
 @dataclass(frozen=True)
 class Scale:
-    """From the sample to the whole input."""
+    """From a sample to the whole input."""
 
     shards: int
     rows: float  # rows of all input files
     documents: float  # a sampled document stands for so many
     characters: float  # a sampled character stands for so many
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What the stages took for one sample, and how it goes on to the whole input."""
+
+    stages: dict[str, Measured]
+    scale: Scale
 
 
 def plan_run(recipe: Recipe) -> str:
@@ -68,38 +76,49 @@ def plan_run(recipe: Recipe) -> str:
     RecipeError where a source has no files, DataError where nothing can be read or a stage fails on the sample.
     """
     files = list_input_files(recipe)
+    local, notes = measurable(recipe)
+    # Two samples where the recipe asks the encoder: what it takes for few documents, what all other stages take for many.
+    encoder = "embedding" in local.score.classifiers
     with tempfile.TemporaryDirectory(prefix="safetrove-plan-") as folder:
-        run = RunFolder(Path(folder))
+        run, without = RunFolder(Path(folder) / "run"), RunFolder(Path(folder) / "without-encoder")
         samples = read_samples(recipe, files, run)
-        chosen = choose_documents(samples)
+        chosen = choose_documents(samples, ENCODER_SAMPLE if encoder else SAMPLE)
         if not chosen:
             raise DataError(
                 f"plan: none of the {sum(s.rows_read for s in samples)} rows that were sampled is a document; look at "
                 "the files of the sources, and at text_column in the recipe"
             )
-        local, notes = measurable(recipe)
-        measured = measure_stages(local, run, files[0], chosen)
+        seen = many = _measure(local, run, files, samples, chosen)
         scored = _scored(run)
+        if encoder:
+            rest, _ = measurable(local, encoder=False)
+            many = _measure(rest, without, files, samples, choose_documents(samples, SAMPLE))
+    asked = _language_model_lines(recipe, scored, seen.scale)
+    lines = [_stage_line(recipe, stage, seen, many) for stage in seen.stages]
+    lines += _verify_lines(min(recipe.execution.workers, len(files)), seen.stages, scored, asked)
+    head = _head(recipe, samples, seen, many)
+    return "\n".join(
+        [
+            *head,
+            *_table(lines),
+            *_levels(scored, seen.scale),
+            *_tokens(recipe, seen, scored),
+            *_asked(asked),
+            *notes,
+        ]
+    )
+
+
+def _measure(
+    recipe: Recipe, run: RunFolder, files: list[InputFile], samples: list[SourceSample], chosen: list[Document]
+) -> Sampled:
     scale = Scale(
         shards=len(files),
         rows=sum(s.rows_read * s.factor for s in samples),
         documents=sum(len(s.documents) * s.factor for s in samples) / len(chosen),
         characters=sum(s.characters * s.factor for s in samples) / max(1, sum(len(d.text) for d in chosen)),
     )
-    asked = _language_model_lines(recipe, scored, scale)
-    lines = [_stage_line(recipe, stage, m, scale) for stage, m in measured.items()]
-    lines += _verify_lines(min(recipe.execution.workers, scale.shards), measured, scored, asked)
-    head = _head(recipe, samples, len(chosen))
-    return "\n".join(
-        [
-            *head,
-            *_table(lines),
-            *_levels(scored, scale),
-            *_tokens(recipe, measured, scored, scale),
-            *_asked(asked),
-            *notes,
-        ]
-    )
+    return Sampled(measure_stages(recipe, run, files[0], chosen), scale)
 
 
 def _scored(run: RunFolder) -> list[tuple[Document, int | None]]:
@@ -111,16 +130,23 @@ def _scored(run: RunFolder) -> list[tuple[Document, int | None]]:
     ]
 
 
-def _stage_line(recipe: Recipe, stage: str, m: Measured, scale: Scale) -> Line:
+def _stage_line(recipe: Recipe, stage: str, seen: Sampled, many: Sampled) -> Line:
+    """Rows as in the sample with all scores, time and disk of a row from the larger one, where the stage has rows there."""
+    rows = seen.stages[stage].rows_in * seen.scale.documents
+    rated = many if stage in many.stages and many.stages[stage].rows_in else seen
+    m, scale = rated.stages[stage], rated.scale
     if stage == "tokenizer":
         return Line(stage, None, m.seconds, m.seconds, m.bytes)
     workers = min(recipe.execution.workers, scale.shards)
+    # Unsafe documents, by all classifiers over by fastText alone; near 1 for all other stages.
+    share = rows / (m.rows_in * scale.documents) if m.rows_in else 1.0
     if stage == "dedup-find":  # one task a bucket; its work goes with the number of documents
-        documents, seconds = m.rows_in * scale.documents, m.seconds * scale.documents
-        return Line(stage, documents, seconds, seconds / min(workers, recipe.ingest.dedup_buckets), m.bytes)
-    seconds = m.seconds_of_a_shard * scale.shards + (m.seconds - m.seconds_of_a_shard) * scale.characters
-    size = m.bytes_of_a_shard * scale.shards + (m.bytes - m.bytes_of_a_shard) * scale.characters
-    documents = scale.rows if stage == "ingest" else m.rows_in * scale.documents
+        seconds = m.seconds * scale.documents * share
+        return Line(stage, rows, seconds, seconds / min(workers, recipe.ingest.dedup_buckets), m.bytes)
+    factor = scale.characters * share
+    seconds = m.seconds_of_a_shard * scale.shards + (m.seconds - m.seconds_of_a_shard) * factor
+    size = m.bytes_of_a_shard * scale.shards + (m.bytes - m.bytes_of_a_shard) * factor
+    documents = scale.rows if stage == "ingest" else rows
     threads = recipe.score.embedding.threads if stage in ("embed", "score-embedding") else 1
     return Line(stage, documents, seconds * threads, seconds / workers, size)
 
@@ -204,7 +230,7 @@ def _language_model_line(
     )
 
 
-def _head(recipe: Recipe, samples: list[SourceSample], measured: int) -> list[str]:
+def _head(recipe: Recipe, samples: list[SourceSample], seen: Sampled, many: Sampled) -> list[str]:
     lines = [f"Plan of {recipe.name}: an extrapolation from a sample, measured on this machine. Nothing was run.", ""]
     for s in samples:
         size = "size unknown (its store does not say)" if s.bytes is None else size_text(s.bytes)
@@ -212,8 +238,9 @@ def _head(recipe: Recipe, samples: list[SourceSample], measured: int) -> list[st
         lines.append(f"source {s.source}: {_count(s.files)} files, {size}; {read}")
         if s.bytes is None:
             lines.append("  WARNING: extrapolated by the number of files; files of different sizes make this wrong")
+    small = "" if many is seen else f", {seen.stages['ingest'].kept} of them through the encoder too"
     lines.append(
-        f"sample: {measured} documents through the real stages; times and disk extrapolated by characters, documents "
+        f"sample: {many.stages['ingest'].kept} documents through the real stages{small}; times and disk extrapolated by characters, documents "
         "by bytes of input"
     )
     lines.append(
@@ -248,18 +275,17 @@ def _levels(scored: list[tuple[Document, int | None]], scale: Scale) -> list[str
     return ["", f"documents after ingest: {_count(len(scored) * scale.documents)}; by final score: {shown}"]
 
 
-def _tokens(
-    recipe: Recipe, measured: dict[str, Measured], scored: list[tuple[Document, int | None]], scale: Scale
-) -> list[str]:
+def _tokens(recipe: Recipe, seen: Sampled, scored: list[tuple[Document, int | None]]) -> list[str]:
     name = recipe.tokenise.tokenizer
-    if "tokenise-safe" not in measured:
+    if "tokenise-safe" not in seen.stages:
         estimate = sum(len(d.text.encode()) for d, level in scored if level is not None) / BYTES_OF_A_TOKEN
         return [
-            f"tokens of originals: about {_count(estimate * scale.characters)} at {BYTES_OF_A_TOKEN} bytes each; "
+            f"tokens of originals: about {_count(estimate * seen.scale.characters)} at {BYTES_OF_A_TOKEN} bytes each; "
             f"tokenizer {name} is on the Hub, so tokenise and card-counts were not measured"
         ]
     counts = {
-        source: measured[f"tokenise-{source}"].metrics["tokens"] * scale.characters for source in ("safe", "tagged")
+        source: seen.stages[f"tokenise-{source}"].metrics["tokens"] * seen.scale.characters
+        for source in ("safe", "tagged")
     }
     return [f"tokens ({name}): " + ", ".join(f"{source} {_count(n)}" for source, n in counts.items())]
 

@@ -63,10 +63,13 @@ def is_local(name: str) -> bool:
     return name in (EMBEDDED_ENCODER, EMBEDDED_NAME) or Path(name).is_dir()
 
 
-def measurable(recipe: Recipe) -> tuple[Recipe, list[str]]:
-    """The recipe without what cannot be measured here (language models, models on the Hub), and what was left out."""
+def measurable(recipe: Recipe, encoder: bool = True) -> tuple[Recipe, list[str]]:
+    """The recipe without what cannot be measured here (language models, models on the Hub), and what was left out; on
+    demand without the encoder too."""
     notes: list[str] = []
     names = [name for name in recipe.score.classifiers if name != "judge"]
+    if not encoder and "embedding" in names:
+        names.remove("embedding")
     if not is_local(recipe.score.embedding.encoder) and "embedding" in names:
         names.remove("embedding")
         notes.append(f"score-embedding: {recipe.score.embedding.encoder} is on the Hub, not a local folder: no time")
@@ -75,8 +78,9 @@ def measurable(recipe: Recipe) -> tuple[Recipe, list[str]]:
     if not names:
         names = ["fasttext"]
         notes.append("documents by level are those of the shipped fastText classifier, which this recipe does not ask")
+    cascade = recipe.score.cascade if "embedding" in names else None
     changes = {
-        "score": recipe.score.model_copy(update={"classifiers": names}),
+        "score": recipe.score.model_copy(update={"classifiers": names, "cascade": cascade}),
         "synthesis": None,
         "execution": recipe.execution.model_copy(update={"workers": 1}),
     }

@@ -20,8 +20,11 @@ from pipeline.shard_task import ShardTask
 FILES_OF_A_SOURCE = 3
 PART_BYTES = 4 << 20  # of one file, as stored; far above the read-ahead of decompressors, which is counted as read
 PART_SECONDS = 3.0
-SAMPLE_DOCUMENTS = 60
-SAMPLE_CHARACTERS = 200_000  # of text: about 15 seconds of the embedding classifier on one core
+ENCODER_SAMPLE = (
+    60,
+    200_000,
+)  # documents, characters of text: about 15 seconds of the embedding classifier on one core
+SAMPLE = (2_000, 1_000_000)  # for all other stages: what is fixed in a table of few rows would be taken for the rows'
 HTML_TEXT_SHARE = 0.1  # of an HTML page's characters that are its main text; bounds the sample, enters no number
 
 
@@ -117,16 +120,16 @@ def evenly_spread(count: int, wanted: int) -> list[int]:
     return [round(position * (count - 1) / (wanted - 1)) for position in range(wanted)]
 
 
-def choose_documents(samples: list[SourceSample]) -> list[Document]:
-    """The documents to measure, from each source in proportion to what it holds; fewer where they are long."""
+def choose_documents(samples: list[SourceSample], most: tuple[int, int]) -> list[Document]:
+    """The documents to measure, from each source in proportion to what it holds; `most`: documents, characters of text."""
     totals = [len(sample.documents) * sample.factor for sample in samples]
-    wanted = SAMPLE_DOCUMENTS
+    wanted, characters = most
     while True:
         chosen: list[Document] = []
         for sample, total in zip(samples, totals, strict=True):
             quota = max(3, round(wanted * total / max(1.0, sum(totals))))
             chosen += [sample.documents[i] for i in evenly_spread(len(sample.documents), quota)]
-        if sum(map(_text_characters, chosen)) <= SAMPLE_CHARACTERS or wanted <= 6:
+        if sum(map(_text_characters, chosen)) <= characters or wanted <= 6:
             return chosen
         wanted = wanted * 3 // 4
 

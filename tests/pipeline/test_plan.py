@@ -9,10 +9,13 @@ import pytest
 
 from classifiers.errors import DataError, RecipeError
 from pipeline.ingest.input_files import list_input_files
+from pipeline.manifest import Manifest
 from pipeline.plan import plan_run
 from pipeline.plan_sample import evenly_spread, read_samples
 from pipeline.recipe import Recipe, parse_recipe
+from pipeline.run import execute
 from pipeline.run_folder import RunFolder
+from tests.faults.small_run import Watcher
 
 ROWS = 400
 TEXT = "Row {row} of a report on the harvest: it was dry until the middle of May, then it rained for {row} hours. "
@@ -76,3 +79,20 @@ def test_a_source_without_documents_says_where_to_look(tmp_path: Path) -> None:
 def test_spread_takes_both_ends() -> None:
     assert evenly_spread(2, 3) == [0, 1]
     assert evenly_spread(101, 3) == [0, 50, 100]
+
+
+def test_disk_is_near_the_truth_though_few_documents_go_through_the_encoder(tmp_path: Path) -> None:
+    write_source(tmp_path / "texts")
+    recipe = make_recipe(tmp_path)
+    plan = plan_run(recipe)
+    run = RunFolder(tmp_path / "run")
+    execute(recipe, run.root, Watcher(), ["tokenizer", "ingest", "dedup-find", "documents", "score-fasttext"])
+    sample = re.search(
+        r"^sample: (\d+) documents through the real stages, (\d+) of them through the encoder", plan, re.M
+    )
+    assert sample and int(sample[1]) == ROWS * 0.9 and int(sample[2]) <= 60
+    for stage in ("documents", "score-fasttext"):
+        line = re.search(rf"^{stage} .* ([\d.]+) (bytes|kB)$", plan, re.MULTILINE)
+        written = sum(file.bytes for s in (0, 1) for file in Manifest.read(run.manifest(stage, s)).outputs.values())
+        assert line
+        assert float(line[1]) * (1000 if line[2] == "kB" else 1) == pytest.approx(written, rel=0.3)
