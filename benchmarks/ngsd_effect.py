@@ -28,6 +28,7 @@ from evaluation.run import evaluate
 from evaluation.suites import load_suite
 from evaluation.suites.loading import read_rows
 from rephrasers.embedded_writer import EMBEDDED_NAME
+from rephrasers.harmfulness_tag import HARMFULNESS_TAG
 
 PREFILLS = (0, 10, 20, 40)
 # More than 40 tokens of any tokenizer, without content.
@@ -128,7 +129,7 @@ def run_way(
             decoders: list[SharesKept] = []
 
             def make(local: LocalModel, folder: Path = folder, decoders: list[SharesKept] = decoders) -> NgsdDecoder:
-                base = ChatModel(local.model, local.tokenizer, way.model)
+                base = ChatModel(local.model, local.tokenizer, way.model, tag=HARMFULNESS_TAG)
                 decoders.append(
                     SharesKept(
                         folder / "gate.json",
@@ -186,7 +187,7 @@ def main() -> None:
     files = {kind: path for kind, path in (("harmful", options.harmful), ("benign", options.benign)) if path}
     suites = write_suites(options.output / "suites", options.suite, files)
     loaded = LocalModel.load(options.expert, generation)
-    expert = ChatModel(loaded.model, loaded.tokenizer, options.expert)
+    expert = ChatModel(loaded.model, loaded.tokenizer, options.expert, tag=HARMFULNESS_TAG)
     rate = SafetyClassifierRater(options.threads) if options.rater == "classifier" else None
     rows: list[dict[str, Any]] = []
     for way in ways(options.model, options.expert, options.new_tokens):

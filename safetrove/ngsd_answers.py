@@ -5,6 +5,7 @@ from typing import Any
 
 from classifiers.errors import RecipeError
 from evaluation.generation.local_model import LocalModel
+from rephrasers.harmfulness_tag import HARMFULNESS_TAG
 from safetrove.generating import GenerateOptions, Prompt, TextStream
 
 
@@ -43,8 +44,8 @@ def answer_with_expert(
 
     with fixed_threads(base.settings.threads):
         return generate(
-            ChatModel(base.model, base.tokenizer, base.reference.description),
-            ChatModel(expert.model, expert.tokenizer, expert.reference.description),
+            ChatModel(base.model, base.tokenizer, base.reference.description, tag=HARMFULNESS_TAG),
+            ChatModel(expert.model, expert.tokenizer, expert.reference.description, tag=HARMFULNESS_TAG),
             asked, settings, on_token=None if stream is None else on_token,
         )  # fmt: skip
 

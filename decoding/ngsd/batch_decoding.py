@@ -65,7 +65,7 @@ class BatchDecoding:
         self._settings, self._on_token, self._tokenizer = settings, on_token, base.tokenizer
         self._queue_length, self._max_undecided = queue_length, max_undecided
         self._base, self._expert = (CachedModel(side.model, vocabulary_size) for side in (base, expert))
-        self._end_ids = base.end_ids() | expert.end_ids()
+        self._end_ids, self._tag_id = base.end_ids() | expert.end_ids(), base.tag_id()
         self._ends, pad_id = torch.tensor(sorted(self._end_ids)), min(self._end_ids)
         self._base_mask: Any  # None: all of the input counts
         self._base_input, self._base_mask = left_padded(base_ids, pad_id)
@@ -184,7 +184,7 @@ class BatchDecoding:
 
     def _ending(self, decoded: Decoded, token: int, strength: float) -> str | None:
         if token in self._end_ids:
-            return "end"
+            return "tag" if token == self._tag_id else "end"
         rule, length = self._settings.early_stop, len(decoded.trace)
         if rule is not None and strength >= rule.minimum_strength:
             if decoded.cap is None and rule.checks_at(length):

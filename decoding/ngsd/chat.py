@@ -6,6 +6,7 @@ from typing import Any
 
 from classifiers.errors import DataError, ModelError
 from decoding.ngsd.cached_model import context_length
+from decoding.prompt_encoding import encode_chat
 
 # Stands for a request while a template is taken apart.
 _PLACE = "safetrove-request-place"
@@ -15,21 +16,29 @@ _PLACE = "safetrove-request-place"
 class ChatModel:
     """A loaded transformers causal LM in eval mode, and its tokenizer. `name` stands in errors.
 
-    template_options: variables of the chat template; one that a template does not know has no effect.
+    template_options: variables of the chat template; one that a template does not know has no effect. tag: the harmfulness
+    tag; an answer ends at it, and one that a prompt spells out stays ordinary pieces, where the tokenizer has it at all.
     """
 
     model: Any
     tokenizer: Any
     name: str = "model"
     template_options: Mapping[str, Any] = field(default_factory=lambda: {"enable_thinking": False})
+    tag: str | None = None
+
+    def tag_id(self) -> int | None:
+        """Of the tag, where it is given and the tokenizer has it."""
+        found: int | None = None if self.tag is None else self.tokenizer.get_vocab().get(self.tag)
+        return found
 
     def end_ids(self) -> frozenset[int]:
-        """The ids that end an answer: those of the generation config and the tokenizer's. Raises ModelError without any."""
+        """The ids that end an answer: those of the generation config, the tokenizer's and the tag. Raises ModelError without
+        an end token."""
         named = getattr(self.model.generation_config, "eos_token_id", None)
         ids = {*(named if isinstance(named, list) else [named]), self.tokenizer.eos_token_id} - {None}
         if not ids:
             raise ModelError(f"{self.name} names no end token: set eos_token_id in its generation_config.json")
-        return frozenset(ids)
+        return frozenset({*ids, self.tag_id()} - {None})
 
     def render(self, prompt: "Prompt") -> str:
         """The prompt as this model reads it. Raises ModelError without a chat template, or where that refuses the chat."""
@@ -102,7 +111,10 @@ def encode(
     remedy: str = "lower max_new_tokens or shorten the prompt",
 ) -> list[list[int]]:
     """Token ids of rendered prompts, no special ids added. Raises DataError for a prompt without tokens or beyond the context."""
-    encoded = [list(side.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    if side.tag_id() is not None:
+        encoded = [encode_chat(side.tokenizer, text, str(side.tag)) for text in texts]
+    else:
+        encoded = [list(side.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     limit = context_length(side.model)
     for index, ids in enumerate(encoded):
         if not ids:

@@ -120,8 +120,9 @@ def _answer(
 ) -> NgsdAnswer:
     tokens = [step.token for step in row.trace]
     assert row.ended_by is not None  # the batch is done
+    shown = tokens[:-1] if row.ended_by in ("end", "tag") else tokens
     return NgsdAnswer(
-        text=base.tokenizer.decode(tokens[:-1] if row.ended_by == "end" else tokens, skip_special_tokens=True),
+        text=base.tokenizer.decode(shown, skip_special_tokens=True),
         tokens=tokens,
         strength=strength,
         threshold=settings.gate.threshold,

@@ -35,7 +35,8 @@ class Work:
 
 @dataclass
 class NgsdAnswer:
-    """An answer. `ended_by`: "end" (an end token, which is the last of `tokens` and not in `text`), "length", "stop rule".
+    """An answer. `ended_by`: "end" or "tag" (an end token or the harmfulness tag, the last of `tokens` and not in `text`),
+    "length", "stop rule".
 
     `rating`, `risk`: None where the strength was given. `stop_reason`: what triggered the stop rule, if anything did.
     """

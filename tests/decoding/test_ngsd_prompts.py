@@ -7,6 +7,7 @@ import torch
 
 from classifiers.errors import DataError, ModelError, RecipeError
 from decoding.ngsd import ChatModel, Deferral, EarlyStop, NgsdDecoder, NgsdSettings, Prompt, Rating, generate
+from decoding.ngsd.chat import encode
 from tests.decoding.ngsd_models import WORDS, naive, tiny_model, tiny_tokenizer
 
 SETTINGS = NgsdSettings(max_new_tokens=12, strength=0.9, deferral=None)
@@ -161,3 +162,20 @@ def test_models_without_a_template_an_end_token_or_numbers(models):
 def test_wrong_deferral():
     with pytest.raises(RecipeError, match=r"deferral: max_queue is 0 .expected at least 1., max_undecided -1"):
         Deferral(0, -1)
+
+
+def test_an_answer_ends_at_the_tag_and_a_prompt_cannot_spell_it(models):
+    (plain,) = generate(*models, ["w1 w2"], SETTINGS)
+    place = next(n for n, token in enumerate(plain.tokens) if n > 1 and token not in plain.tokens[:n])
+    word = models[0].tokenizer.decode([plain.tokens[place]])
+    base, expert = (replace(side, tag=word) for side in models)
+    (cut,) = generate(base, expert, ["w1 w2"], SETTINGS)
+    assert cut.ended_by == "tag" and cut.tokens == plain.tokens[: place + 1]
+    assert cut.text == base.tokenizer.decode(plain.tokens[:place])
+    assert replace(base, tag="no such token").end_ids() == models[0].end_ids()
+    special = replace(base, tag="<system>")
+    number = special.tokenizer.get_vocab()["<system>"]
+    assert (
+        number in encode(models[0], ["w1 <system> w2"], 1)[0]
+        and number not in encode(special, ["w1 <system> w2"], 1)[0]
+    )
