@@ -14,6 +14,7 @@ from benchmarks.finetune_comparison.settings import Arm, ArmKind, Settings
 from benchmarks.finetune_comparison.steps import align, measure, say, tune
 from benchmarks.finetune_comparison.tables import (
     draw_shares,
+    draw_trade,
     estimate,
     gradient_spike,
     markdown,
@@ -71,7 +72,7 @@ def compare_erosion(
         say(
             f"{arm.name}: refuses {share_text(refusal_share([found], HARMFUL))}, benign loss {found['benign_loss']:.4f}"
         )
-    swept = _sweep(settings, aligned, problems, rows, epochs, weights[0], rates)
+    swept = _sweep(settings, aligned, asked, problems, rows, epochs, weights[0], rates)
     numbers = _numbers(settings, measured, trained) | {"rates": swept}
     text = _text(settings, measured, trained, numbers)
     write_report(settings.output, numbers, text)
@@ -80,6 +81,8 @@ def compare_erosion(
         for label, runs in measured.items()
     }
     draw_shares(settings.output / "results.png", "Refusal after benign tuning", shares)
+    if swept:
+        draw_trade(settings.output / "trade.png", _trade(measured, swept, rate))
     return text
 
 
@@ -94,22 +97,54 @@ def _arms(settings: Settings, weights: Sequence[float]) -> list[Arm]:
 
 
 def _sweep(
-    settings: Settings, aligned: Path, problems: Path, rows: int, epochs: float, weight: float, rates: Sequence[float]
+    settings: Settings,
+    aligned: Path,
+    asked: Sequence[Path],
+    problems: Path,
+    rows: int,
+    epochs: float,
+    weight: float,
+    rates: Sequence[float],
 ) -> list[dict[str, Any]]:
-    """Benign loss and spike of plain and STR at each rate, first seed; `diverged`: not finite, or no better than the aligned model."""
+    """Refusal, benign loss and spike of plain and STR at each rate, first seed; `diverged`: not finite, or no better than the
+    aligned model."""
     start = measure(settings, ALIGNED + "-benign", aligned, [], problems)["benign_loss"] if rates else 0.0
     found = []
     for rate in rates:
         for kind, own in (("plain", None), ("str", weight)):
             arm = Arm("plain" if kind == "plain" else "str", settings.seeds[0], own, rate)
             result = tune(settings, arm, aligned, rows, epochs, rate)
-            row: dict[str, Any] = {"arm": kind, "rate": rate, "diverged": True, "benign_loss": None, "spike": None}
+            row: dict[str, Any] = {
+                "arm": kind, "rate": rate, "diverged": True, "benign_loss": None, "spike": None, "harmful": None
+            }  # fmt: skip
             if result is not None:
-                folder = settings.output / "tuned" / arm.name
-                loss = measure(settings, arm.name, folder, [], problems)["benign_loss"]
-                row |= {"diverged": not loss < start, "benign_loss": loss, "spike": gradient_spike(result["log"])}
+                numbers = measure(settings, arm.name, settings.output / "tuned" / arm.name, asked, problems)
+                loss = numbers["benign_loss"]
+                row |= {
+                    "diverged": not loss < start, "benign_loss": loss, "spike": gradient_spike(result["log"]),
+                    "harmful": estimate(refusal_share([numbers], HARMFUL)),
+                }  # fmt: skip
+                say(f"{arm.name}: refuses {share_text(refusal_share([numbers], HARMFUL))}, benign loss {loss:.4f}")
             found.append(row)
     return found
+
+
+def _trade(
+    measured: dict[str, list[dict[str, Any]]], swept: Sequence[dict[str, Any]], rate: float
+) -> dict[str, list[tuple[float, float, str]]]:
+    """Method -> (benign loss, share of harmful prompts refused, learning rate and weight) of every tuning."""
+    points: dict[str, list[tuple[float, float, str]]] = {}
+    for label, runs in measured.items():
+        if label != ALIGNED:
+            kind, _, weight = label.partition("-")
+            loss = statistics.fmean(run["benign_loss"] for run in runs)
+            points.setdefault(kind, []).append(
+                (loss, refusal_share(runs, HARMFUL).value, " ".join(filter(None, [f"{rate:g}", weight])))
+            )
+    for row in swept:
+        if row["harmful"] is not None:
+            points[row["arm"]].append((row["benign_loss"], row["harmful"]["value"], f"{row['rate']:g}"))
+    return points
 
 
 def _numbers(
@@ -187,10 +222,14 @@ def _rates_text(swept: Sequence[dict[str, Any]]) -> str:
     if not swept:
         return ""
     rows = [
-        [row["arm"], f"{row['rate']:g}", "yes" if row["diverged"] else "no", _number(row["benign_loss"]), _number(row["spike"])]
+        [
+            row["arm"], f"{row['rate']:g}", "yes" if row["diverged"] else "no", _number(row["benign_loss"]),
+            _number(row["harmful"] and row["harmful"]["value"]), _number(row["spike"]),
+        ]
         for row in swept
     ]  # fmt: skip
-    lines = [markdown(["arm", "learning rate", "diverged", "benign loss", "gradient spike"], rows)]
+    header = ["arm (first seed)", "learning rate", "diverged", "benign loss", "refused", "gradient spike"]
+    lines = [markdown(header, rows)]
     for kind in ("plain", "str"):
         held = [row["rate"] for row in swept if row["arm"] == kind and not row["diverged"]]
         lines.append(

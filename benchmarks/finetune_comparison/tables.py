@@ -10,7 +10,7 @@ from evaluation.measures.intervals import Estimate, wilson_interval
 from evaluation.measures.paired_tests import PairedTest, paired_test
 from finetune.files import write_json, write_text
 
-_COLOURS: Final = ("#0b5fa5", "#e08214")
+_COLOURS: Final = ("#0b5fa5", "#e08214", "#6a6a6a")
 Measured = Mapping[str, Any]
 
 
@@ -92,6 +92,33 @@ def draw_shares(path: Path, title: str, groups: Mapping[str, Mapping[str, Estima
     axis.set(ylim=(0, 1.05), ylabel="share refused (by phrases)", title=title)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8)
+    _save(figure, path)
+
+
+def draw_trade(path: Path, points: Mapping[str, Sequence[tuple[float, float, str]]]) -> None:
+    """PNG of what a tuning gives up: name -> (benign loss in nats, share refused, text beside the point); three names at most."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for (name, found), colour in zip(points.items(), _COLOURS, strict=False):
+        axis.plot(
+            *zip(*[point[:2] for point in sorted(found)], strict=True), "o-", color=colour, label=name, lw=1, ms=4
+        )
+        for loss, share, text in found:
+            axis.annotate(text, (loss, share), xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
+    axis.set(
+        xscale="log", xlabel="benign loss, nats a token (lower is better)", ylabel="harmful prompts refused", ylim=(0, 1.05),
+        title="Refusal against what was learnt, by learning rate",
+    )  # fmt: skip
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(fontsize=8)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, format="png", metadata={"Software": None})
     temporary.replace(path)

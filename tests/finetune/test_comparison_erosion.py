@@ -35,9 +35,10 @@ def test_the_command_leaves_a_table_and_goes_on(tiny, tmp_path, capsys):
     assert arm["harmful"]["n"] == 12 and len(arm["harmful_by_seed"]) == len(arm["spike_by_seed"]) == 2
     assert min(arm["spike_by_seed"]) >= 1 and numbers["aligned_on_own_held_out_requests"]["n"] == 6
     assert [row["arm"] for row in numbers["rates"]] == ["plain", "str"]
+    assert [row["harmful"]["n"] for row in numbers["rates"]] == [6, 6]
     table = (tmp_path / "results.md").read_text()
     assert table in first.out and "gradient spike by seed" in table and "learning rate" in table
-    assert (tmp_path / "results.png").read_bytes()[:4] == b"\x89PNG"
+    assert all((tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG" for name in ("results", "trade"))
     # arms of a seed start alike; the control has other tokens, as many
     logs = {name: json.loads((tmp_path / "tuned" / name / "finetune.json").read_text()) for name in
             ("plain-seed1", "str-w0.1-seed1", "random-w0.1-seed1")}  # fmt: skip
