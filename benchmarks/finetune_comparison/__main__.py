@@ -113,6 +113,7 @@ def _add_steering(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     command.add_argument("--epochs", type=float, default=SteeringSizes().epochs)
     command.add_argument("--lr", type=float, default=SteeringSizes().rate)
+    command.add_argument("--rates", type=float, nargs="*", default=[], help="other learning rates, of the first seed")
     command.set_defaults(compare=_steering, prompts=120, harmless=80)
 
 
@@ -123,7 +124,7 @@ def _steering(settings: Settings, given: argparse.Namespace) -> str:
         given.steer_prompts, given.steer_direction, given.steer_validation, given.steer_samples, given.steer_batch,
         given.epochs, given.steer_coefficient, given.steer_answer_tokens, given.lr,
     )  # fmt: skip
-    return compare_steering(settings, given.start.resolve(), given.texts.resolve(), sizes)
+    return compare_steering(settings, given.start.resolve(), given.texts.resolve(), sizes, given.rates)
 
 
 def _add_modes(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -82,7 +82,10 @@ def compare_erosion(
     }
     draw_shares(settings.output / "results.png", "Refusal after benign tuning", shares)
     if swept:
-        draw_trade(settings.output / "trade.png", _trade(measured, swept, rate))
+        draw_trade(
+            settings.output / "trade.png", _trade(measured, swept, rate), "benign loss, nats a token (lower is better)",
+            "Refusal against what was learnt, by learning rate",
+        )  # fmt: skip
     return text
 
 

@@ -9,6 +9,7 @@ import json
 import shutil
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from benchmarks.finetune_comparison.settings import RECIPES, Settings, SteeringS
 from benchmarks.finetune_comparison.steps import measure, say
 from benchmarks.finetune_comparison.tables import (
     draw_shares,
+    draw_trade,
     estimate,
     markdown,
     refusal_difference,
@@ -55,9 +57,12 @@ direction; no general data is trained on, {harmless} harmless prompts give direc
 """
 
 
-def compare_steering(settings: Settings, start: Path, texts: Path, sizes: SteeringSizes) -> str:
+def compare_steering(
+    settings: Settings, start: Path, texts: Path, sizes: SteeringSizes, rates: Sequence[float] = ()
+) -> str:
     """The comparison from the model in `start` into `settings.output`; the table. `texts`: folder with
-    direction_requests.jsonl and direction_harmless.jsonl. Raises DataError for a start that is not there or too many prompts,
+    direction_requests.jsonl and direction_harmless.jsonl. `rates`: other learning rates, of both losses with the first seed,
+    since a loss that moves the model more may also refuse more. Raises DataError for a start that is not there or too many prompts,
     and what the runs raise."""
     if not any((start / name).is_file() for name in (RESULT_FILE, "config.json")):
         raise DataError(
@@ -71,13 +76,16 @@ def compare_steering(settings: Settings, start: Path, texts: Path, sizes: Steeri
     measured = {START: [measure(settings, START, start, asked, None)]}
     answers = settings.output / "measured" / START / "items.jsonl"
     distance = _distance(start, answers, settings.threads)
-    trained: dict[str, list[dict[str, Any]]] = {name: [] for name in LOSSES}
-    for seed in settings.seeds:
-        for name in LOSSES:
-            output = settings.output / "steered" / f"{name.replace(' ', '_')}-seed{seed}"
-            trained[name].append(_train(settings, output, start, prompts, sets, sizes, LOSSES[name], seed))
+    trained: dict[str, list[dict[str, Any]]] = {}
+    for seed, rate in [(seed, None) for seed in settings.seeds] + [(settings.seeds[0], rate) for rate in rates]:
+        for name, loss in LOSSES.items():
+            label = name if rate is None else f"{name}, lr {rate:g}"
+            output = settings.output / "steered" / f"{label.replace(', ', '-').replace(' ', '_')}-seed{seed}"
+            used = sizes if rate is None else replace(sizes, rate=rate)
+            result = _train(settings, output, start, prompts, sets, used, loss, seed)
+            trained.setdefault(label, []).append(result)
             found = measure(settings, output.name, output, asked, None, distance)
-            measured.setdefault(name, []).append(found)
+            measured.setdefault(label, []).append(found)
             say(f"{output.name}: refuses {share_text(refusal_share([found], HARMFUL))}")
     numbers, text = _report(settings, measured, trained, sizes)
     write_report(settings.output, numbers, text)
@@ -86,7 +94,23 @@ def compare_steering(settings: Settings, start: Path, texts: Path, sizes: Steeri
         for name, runs in measured.items()
     }
     draw_shares(settings.output / "results.png", "Refusal after steering", shares)
+    if rates:
+        draw_trade(
+            settings.output / "trade.png", _trade(measured, sizes.rate), "KL to the start on harmless answers, nats a position",
+            "Refusal against movement, by learning rate",
+        )  # fmt: skip
     return text
+
+
+def _trade(measured: dict[str, list[dict[str, Any]]], rate: float) -> dict[str, list[tuple[float, float, str]]]:
+    """Loss -> (KL on harmless answers, share of harmful prompts refused, learning rate) of every arm."""
+    points: dict[str, list[tuple[float, float, str]]] = {}
+    for label, runs in measured.items():
+        name, _, other = label.partition(", lr ")
+        if name != START:
+            kl = statistics.fmean(_distances(runs, "answer"))
+            points.setdefault(name, []).append((kl, refusal_share(runs, HARMFUL).value, other or f"{rate:g}"))
+    return points
 
 
 def _write_sets(folder: Path, texts: Path, sizes: SteeringSizes) -> dict[str, Path]:

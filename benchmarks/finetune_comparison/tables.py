@@ -95,8 +95,8 @@ def draw_shares(path: Path, title: str, groups: Mapping[str, Mapping[str, Estima
     _save(figure, path)
 
 
-def draw_trade(path: Path, points: Mapping[str, Sequence[tuple[float, float, str]]]) -> None:
-    """PNG of what a tuning gives up: name -> (benign loss in nats, share refused, text beside the point); three names at most."""
+def draw_trade(path: Path, points: Mapping[str, Sequence[tuple[float, float, str]]], cost: str, title: str) -> None:
+    """PNG of what refusal costs: name -> (cost, share refused, text beside the point); three names at most. cost: of its axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -110,8 +110,7 @@ def draw_trade(path: Path, points: Mapping[str, Sequence[tuple[float, float, str
         for loss, share, text in found:
             axis.annotate(text, (loss, share), xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
     axis.set(
-        xscale="log", xlabel="benign loss, nats a token (lower is better)", ylabel="harmful prompts refused", ylim=(0, 1.05),
-        title="Refusal against what was learnt, by learning rate",
+        xscale="log", xlabel=cost, ylabel="harmful prompts refused", ylim=(0, 1.05), title=title,
     )  # fmt: skip
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8)

@@ -33,9 +33,11 @@ def command(place, output, *more):
 
 
 def test_the_command_leaves_a_table(place, tmp_path, capsys):
-    assert command(place, tmp_path) == 0
+    assert command(place, tmp_path, "--rates", "0.02") == 0
     numbers = json.loads((tmp_path / "results.json").read_text())
-    assert list(numbers["arms"]) == ["start", "safesteer", "full vocabulary"] and numbers["harmful_prompts"] == 11
+    others = ["safesteer, lr 0.02", "full vocabulary, lr 0.02"]
+    assert list(numbers["arms"]) == ["start", "safesteer", "full vocabulary", *others]
+    assert numbers["harmful_prompts"] == 11 and [numbers["arms"][arm]["harmful"]["n"] for arm in others] == [4, 4]
     for arm in ("safesteer", "full vocabulary"):
         found = numbers["arms"][arm]
         assert found["harmful"]["n"] == 8 and found["kl_prompt"]["n"] == 3, found
@@ -44,14 +46,15 @@ def test_the_command_leaves_a_table(place, tmp_path, capsys):
     assert numbers["arms"]["start"]["kl_answer"] is None and len(numbers["differences"]) == 5
     table = (tmp_path / "results.md").read_text()
     assert table in capsys.readouterr().out and (tmp_path / "results.png").is_file()
+    assert (tmp_path / "trade.png").is_file()
     # one direction for all runs, whatever their seed and loss
     facts = {(path / "steering.json").read_bytes() for path in (tmp_path / "steered").iterdir()}
     assert len(facts) == 1 and json.loads(facts.pop())["tokens"][0]["id"] == REFUSE
     losses = [
         json.loads(path.read_text())["log"][0]["loss"] for path in sorted(tmp_path.glob("steered/*/finetune.json"))
     ]
-    assert losses[:2] != [0.0, 0.0] and losses[2:] == [0.0, 0.0]
-    assert command(place, tmp_path) == 0 and (tmp_path / "results.md").read_text() == table
+    assert 0.0 not in losses[:3] and losses[3:] == [0.0] * 3
+    assert command(place, tmp_path, "--rates", "0.02") == 0 and (tmp_path / "results.md").read_text() == table
 
 
 def test_what_is_refused(place, tmp_path, capsys):
