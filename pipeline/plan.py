@@ -136,19 +136,20 @@ def _stage_line(recipe: Recipe, stage: str, seen: Sampled, many: Sampled) -> Lin
     rated = many if stage in many.stages and many.stages[stage].rows_in else seen
     m, scale = rated.stages[stage], rated.scale
     if stage == "tokenizer":
-        return Line(stage, None, m.seconds, m.seconds, m.bytes)
+        return Line(stage, None, m.seconds, m.start_seconds + m.seconds, m.bytes)
     workers = min(recipe.execution.workers, scale.shards)
     # Unsafe documents, by all classifiers over by fastText alone; near 1 for all other stages.
     share = rows / (m.rows_in * scale.documents) if m.rows_in else 1.0
     if stage == "dedup-find":  # one task a bucket; its work goes with the number of documents
         seconds = m.seconds * scale.documents * share
-        return Line(stage, rows, seconds, seconds / min(workers, recipe.ingest.dedup_buckets), m.bytes)
+        wall = m.start_seconds + seconds / min(workers, recipe.ingest.dedup_buckets)
+        return Line(stage, rows, seconds, wall, m.bytes)
     factor = scale.characters * share
     seconds = m.seconds_of_a_shard * scale.shards + (m.seconds - m.seconds_of_a_shard) * factor
     size = m.bytes_of_a_shard * scale.shards + (m.bytes - m.bytes_of_a_shard) * factor
     documents = scale.rows if stage == "ingest" else rows
     threads = recipe.score.embedding.threads if stage in ("embed", "score-embedding") else 1
-    return Line(stage, documents, seconds * threads, seconds / workers, size)
+    return Line(stage, documents, seconds * threads, m.start_seconds + seconds / workers, size)
 
 
 def _verify_lines(
@@ -244,7 +245,7 @@ def _head(recipe: Recipe, samples: list[SourceSample], seen: Sampled, many: Samp
         "by bytes of input"
     )
     lines.append(
-        f"wall time: with execution.workers {recipe.execution.workers}; loading models, once a worker, is not in it"
+        f"wall time: with execution.workers {recipe.execution.workers}; starting workers and loading their models is in it, once a stage"
     )
     return [*lines, ""]
 

@@ -1,5 +1,6 @@
 """Runs the real stages on the sample of `safetrove plan`, in a temporary run folder, and times them."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,16 @@ WARM_UP_DOCUMENTS = 3
 
 @dataclass(frozen=True)
 class Measured:
-    """One stage on the sample. Seconds are of one worker; bytes are of the files that it leaves."""
+    """One stage on the sample. Seconds are of one worker; bytes are of the files that it leaves.
+
+    `start_seconds`: until the worker is there and its models are loaded.
+    """
 
     rows_in: int
     kept: int
     seconds: float
     seconds_of_a_shard: float
+    start_seconds: float
     bytes: int
     bytes_of_a_shard: int
     metrics: dict[str, Any]
@@ -115,7 +120,9 @@ def _measure(stage: Stage) -> Measured:
     # Loading that waits for a document of its kind (the first one to tag) may not come in the few of the warm-up, so the
     # sample itself goes first, but through the encoder: that would take longer than everything else together.
     first = [SAMPLE] if per_file and stage.name not in ("embed", "score-embedding") else []
+    began = time.monotonic()
     failed = run_local(stage, [(shard, {}) for shard in [*first, *shards]], lambda *_: None)
+    wall = time.monotonic() - began
     if failed:
         raise DataError(
             f"plan: stage {stage.name} fails on the sample: {read_failure(stage.run, stage.name, failed[0])}"
@@ -124,11 +131,14 @@ def _measure(stage: Stage) -> Measured:
     whole = [manifests[SAMPLE]] if per_file else list(manifests.values())
     sizes = [sum(file.bytes for file in manifest.outputs.values()) for manifest in whole]
     rows = whole[0].rows
+    # What loads is in the seconds of the job that came first: of the sample, or of the few documents of the warm-up.
+    worked = [manifests[shard].seconds for shard in shards if first or shard != WARM_UP or not per_file]
     return Measured(
         rows_in=sum(m.rows.rows_in for m in whole),
         kept=sum(m.rows.kept for m in whole),
         seconds=sum(m.seconds for m in whole),
         seconds_of_a_shard=min(manifests[EMPTY].seconds, whole[0].seconds) if per_file else 0.0,
+        start_seconds=max(0.0, wall - sum(worked) - sum(manifests[shard].seconds for shard in first)),
         bytes=sum(sizes),
         bytes_of_a_shard=min(sum(f.bytes for f in manifests[EMPTY].outputs.values()), sizes[0]) if per_file else 0,
         metrics={**whole[0].metrics, "rows": rows.to_json()},
