@@ -5,6 +5,7 @@ sequences S, uint64 number of document boundaries D, int32[S] lengths in tokens,
 boundaries as sequence indices from 0 to S. The data file is the raw ids of all sequences, back to back.
 """
 
+import errno
 import os
 import shutil
 import struct
@@ -202,7 +203,7 @@ class IndexedDataset:
                 f"{self._index_path} holds {self.dtype.name} tokens, {np.dtype(dtype).name} was expected; "
                 "tokenise again, or correct the dtype in the blend file"
             )
-        index = np.memmap(self._index_path, dtype=np.uint8, mode="r")
+        index = _mapped(self._index_path, np.dtype(np.uint8))
         # Views keep the map alive through their base, so they outlive this object safely.
         at = _HEADER.size
         self.sequence_lengths: NDArray[np.int32] = index[at : at + 4 * sequences].view("<i4")
@@ -213,7 +214,7 @@ class IndexedDataset:
         self._check_sizes()
         # An empty file cannot be mapped.
         empty = self._data_path.stat().st_size == 0
-        self._data = np.zeros(0, self.dtype) if empty else np.memmap(self._data_path, dtype=self.dtype, mode="r")
+        self._data = np.zeros(0, self.dtype) if empty else _mapped(self._data_path, self.dtype)
 
     def __len__(self) -> int:
         return len(self.sequence_lengths)
@@ -272,3 +273,34 @@ class IndexedDataset:
             raise PretrainDataError(
                 f"{self._data_path} is {what}: {size} bytes, {self._index_path.name} promises {promised}; write both again"
             )
+
+
+def _mapped(path: Path, dtype: np.dtype) -> NDArray:
+    """The file as a read-only array. Raises PretrainDataError where this process may have no more files or maps."""
+    try:
+        try:
+            return np.memmap(path, dtype=dtype, mode="r")
+        except OSError as error:
+            # A map of Python's keeps its file open, and many systems allow 1,024 of them until a process asks for more.
+            if error.errno != errno.EMFILE or not _allow_more_open_files():
+                raise
+            return np.memmap(path, dtype=dtype, mode="r")
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENOMEM):
+            raise
+        raise PretrainDataError(
+            f"{path} cannot be mapped ({error.strerror}): each shard takes two memory maps and two open files, and this process "
+            "has as many as the system allows (ulimit -Hn; vm.max_map_count); merge shards with "
+            "python -m pretrain.merge_shards, or raise the limit"
+        ) from error
+
+
+def _allow_more_open_files() -> bool:
+    """Raises this process's limit as far as it may itself; False where it is there already."""
+    import resource
+
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == most:
+        return False
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return True

@@ -1,5 +1,6 @@
 """The file format: golden bytes, round trips, clear errors, and nothing half-written under a final name."""
 
+import errno
 import struct
 import subprocess
 import sys
@@ -125,3 +126,32 @@ def test_a_killed_writer_leaves_no_final_name(tmp_path):
 def test_import_needs_no_torch():
     code = "import sys, pretrain.indexed_dataset; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("soft", "hard"), [(64, 512), (512, 512)])
+def test_more_shards_than_the_system_allows_open_files(tmp_path, soft, hard):
+    with IndexedDatasetBuilder(tmp_path / "one", np.uint16) as builder:
+        builder.add_document([1, 2, 3])
+    code = (
+        "import resource, sys\nfrom pretrain.indexed_dataset import IndexedDataset\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), int(sys.argv[3])))\n"
+        "kept = []\ntry:\n    while True:\n        kept.append(IndexedDataset(sys.argv[1]))\n"
+        "except Exception as error:\n    count = len(kept)\n    kept.clear()\n    print(count, error)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "one"), str(soft), str(hard)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    count, _, message = run.stdout.partition(" ")
+    assert hard / 2 - 20 < int(count) <= hard / 2
+    assert "cannot be mapped (Too many open files)" in message and "python -m pretrain.merge_shards" in message
+
+
+def test_no_room_for_another_map(tmp_path, monkeypatch):
+    with IndexedDatasetBuilder(tmp_path / "one", np.uint16) as builder:
+        builder.add_document([1, 2, 3])
+
+    def full(*_, **__):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(np, "memmap", full)
+    with pytest.raises(PretrainDataError, match=r"one\.idx cannot be mapped \(Cannot allocate memory\)"):
+        IndexedDataset(tmp_path / "one")
