@@ -262,6 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
     project.add_argument("--shards", type=int, default=100_000)
     project.add_argument("--nodes", type=int, default=32)
     project.add_argument("--cores", type=int, default=96, help="of a node")
+    project.add_argument("--dedup-buckets", type=int, default=64, help="tasks of the duplicate search")
     project.set_defaults(call=_project)
     given = parser.parse_args(arguments)
     try:
@@ -297,7 +298,7 @@ def _run(given: argparse.Namespace) -> str:
 def _project(given: argparse.Namespace) -> str:
     results = json.loads(given.results.read_text())
     largest = max(results, key=lambda result: int(result["documents"]))
-    return projection(largest, Project(given.tokens, given.shards, given.nodes, given.cores))
+    return projection(largest, Project(given.tokens, given.shards, given.nodes, given.cores, given.dedup_buckets))
 
 
 if __name__ == "__main__":

@@ -7,23 +7,25 @@ from pipeline.publishing.plan import ADVISED_FILES, CommitBounds
 
 # What the Hub allows a repository (huggingface.co/docs/hub/rate-limits, storage-limits).
 COMMITS_AN_HOUR = 128
+_SINGLE = ("blend", "report", "tokenizer")
 
 
 @dataclass(frozen=True)
 class Project:
-    """`tokens` of the whole corpus, `shards` of input, `nodes` of `cores` each."""
+    """`tokens` of the whole corpus, `shards` of input, `nodes` of `cores` each; tasks of the duplicate search."""
 
     tokens: float
     shards: int
     nodes: int
     cores: int
+    dedup_buckets: int = 64
 
 
 def projection(measured: dict[str, Any], project: Project) -> str:
     """Markdown: a row a stage (core hours, disk, files), then the sums.
 
-    Core time and disk go with the characters, files with the shards; a stage that had one task has one task, and one that reads no
-    rows (tokenizer, report) stays as it was. Of scratch, only what stays on disk is counted.
+    Core time and disk go with the characters, files with the shards. `blend` and `report` read something of every shard, in one
+    task; `tokenizer` stays as it was. Of scratch, only what stays on disk is counted.
     """
     factor = project.tokens / measured["tokens"]
     per_shard = project.shards / measured["shards"]
@@ -39,13 +41,15 @@ def projection(measured: dict[str, Any], project: Project) -> str:
     cores = project.nodes * project.cores
     core_hours = wall_hours = size = files = 0.0
     for name, stage in measured["stages"].items():
-        growth = factor if stage["rows"] else 1.0
+        growth = {"blend": per_shard, "report": per_shard, "tokenizer": 1.0}.get(name, factor)
         hours = stage["seconds"] * growth / 3600
-        single = stage["tasks"] == 1
+        single = name in _SINGLE
         tasks = 1 if single else round(stage["tasks"] * per_shard)
-        wall = hours if single else hours / min(cores, tasks)
+        if name == "dedup-find":
+            tasks = project.dedup_buckets
+        wall = hours / min(cores, tasks)
         bytes_here = stage["bytes"] * growth
-        files_here = stage["files"] if single else stage["files"] * per_shard
+        files_here = stage["files"] * (1 if single else tasks / stage["tasks"])
         core_hours, wall_hours = core_hours + hours, wall_hours + wall
         size, files = size + bytes_here, files + files_here
         lines.append(

@@ -8,7 +8,7 @@ from benchmarks.scale_projection import Project, projection
 STAGE = {"seconds": 7200.0, "rows": 1000, "bytes": 2_000_000, "files": 20, "tasks": 10}
 MEASURED = {
     "documents": 1000, "characters": 400_000, "tokens": 100_000, "shards": 10, "wall_seconds": 50.0, "bytes": 5_000_000,
-    "files": 40, "largest_worker_mib": 200.0, "stage_wall_seconds": {"score": 20.0}, "stages": {"score": STAGE, "dedup": STAGE | {"tasks": 1, "files": 2}, "report": STAGE | {"tasks": 1, "files": 1, "rows": 0}},
+    "files": 40, "largest_worker_mib": 200.0, "stage_wall_seconds": {"score": 20.0}, "stages": {"score": STAGE, "dedup-find": STAGE | {"tasks": 1, "files": 2}, "report": STAGE | {"tasks": 1, "files": 1, "rows": 0}},
     "plan": {"wall_seconds": 60.0, "bytes": 4_000_000},
 }  # fmt: skip
 
@@ -22,15 +22,17 @@ def test_synthetic_documents_are_fixed_by_their_number_and_all_different():
 
 
 def test_projection_by_hand():
-    text = projection(MEASURED, Project(tokens=1e9, shards=1000, nodes=2, cores=50))
+    text = projection(MEASURED, Project(tokens=1e9, shards=1000, nodes=2, cores=50, dedup_buckets=10))
     # ten thousand times the tokens: 2 h of core time become 20,000 h; 100 cores; 1,000 tasks
     score = next(line for line in text.splitlines() if line.startswith("| score"))
     assert score == "| score | 20,000.0 | 200.00 | 72,000 s | 0.020 TB | 2,000 |"
     dedup = next(line for line in text.splitlines() if line.startswith("| dedup"))
-    assert dedup == "| dedup | 20,000.0 | 20000.00 | 72,000,000 s | 0.020 TB | 2 |"  # one task stays one
-    assert "| report | 2.0 | 2.00 | 7,200 s | 0.000 TB | 1 |" in text  # reads no rows
+    assert dedup == "| dedup-find | 20,000.0 | 2000.00 | 7,200,000 s | 0.020 TB | 20 |"
+    assert (
+        "| report | 200.0 | 200.00 | 720,000 s | 0.000 TB | 1 |" in text
+    )  # one task, which reads something of each shard
     assert "1e+09 tokens, 4e+09 characters (4.00 a token)" in text and "1e+07 documents" in text
-    assert re.search(r"\| all \| 40,002 \| 20202\.0 on 2 nodes of 50 cores \| +\| 0\.04 TB \| 2,003 \|", text)
+    assert re.search(r"\| all \| 40,200 \| 2400\.0 on 2 nodes of 50 cores \| +\| 0\.04 TB \| 2,021 \|", text)
     assert "1,000 files of one configuration in 2 commits of 500" in text
 
 
