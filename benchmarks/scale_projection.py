@@ -24,8 +24,8 @@ class Project:
 def projection(measured: dict[str, Any], project: Project) -> str:
     """Markdown: a row a stage (core hours, disk, files), then the sums.
 
-    Core time and disk go with the characters, files with the shards. `blend` and `report` read something of every shard, in one
-    task; `tokenizer` stays as it was. Of scratch, only what stays on disk is counted.
+    Core time and disk go with the characters, files with the shards. `blend` reads something of every shard in one task;
+    `tokenizer` and `report` stay as they were. Of scratch, only what stays on disk is counted.
     """
     factor = project.tokens / measured["tokens"]
     per_shard = project.shards / measured["shards"]
@@ -41,7 +41,7 @@ def projection(measured: dict[str, Any], project: Project) -> str:
     cores = project.nodes * project.cores
     core_hours = wall_hours = size = files = 0.0
     for name, stage in measured["stages"].items():
-        growth = {"blend": per_shard, "report": per_shard, "tokenizer": 1.0}.get(name, factor)
+        growth = {"blend": per_shard, "report": 1.0, "tokenizer": 1.0}.get(name, factor)
         hours = stage["seconds"] * growth / 3600
         single = name in _SINGLE
         tasks = 1 if single else round(stage["tasks"] * per_shard)
