@@ -97,7 +97,7 @@ def test_a_parquet_dictionary_of_one_long_text_is_not_written_out_for_each_row(t
     manifest, kept, entries = ingest(tmp_path, "bomb.parquet", content)
     assert kept == ["0", "2001"] and manifest.rows.quarantined == {"too_long": 2000} and manifest.rows.missing() == 0
     assert entries[0]["record"] == "1" and "8388608 bytes" in entries[0]["detail"]
-    assert peak_growth(lambda: ingest(tmp_path, "bomb.parquet", content)) < 64, "16 GiB if written out"
+    assert peak_growth(lambda: ingest(tmp_path, "bomb.parquet", content)) < 256, "a batch written out: 2 GiB"
 
 
 @given(
