@@ -20,10 +20,8 @@ from pipeline.shard_task import ShardTask
 FILES_OF_A_SOURCE = 3
 PART_BYTES = 4 << 20  # of one file, as stored; far above the read-ahead of decompressors, which is counted as read
 PART_SECONDS = 3.0
-ENCODER_SAMPLE = (
-    60,
-    200_000,
-)  # documents, characters of text: about 15 seconds of the embedding classifier on one core
+# Documents, characters of text.
+ENCODER_SAMPLE = (60, 200_000)  # about 15 seconds of the embedding classifier on one core
 SAMPLE = (2_000, 1_000_000)  # for all other stages: what is fixed in a table of few rows would be taken for the rows'
 HTML_TEXT_SHARE = 0.1  # of an HTML page's characters that are its main text; bounds the sample, enters no number
 

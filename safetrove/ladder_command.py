@@ -79,8 +79,7 @@ def prepare(recipe: LadderRecipe, output: Path) -> dict[str, list[SourceUse]]:
         raise DataError(f"corpus {recipe.corpus}: it has no tokens/blend.json; give a `safetrove run` that is finished")
     wanted = json.loads(json.dumps(ladder_identity(recipe, blend)))
     frozen, ready = output / FROZEN, sources_file(output).is_file()
-    if not frozen.is_file() and any(path.name != ".lock" for path in output.iterdir()):
-        raise DataError(f"{output}: the folder is not empty and no ladder of ours; give another --output")
+    _refuse_foreign(output)
     # Until tokens and chats are there nothing was trained: a recipe that failed so far may be mended.
     if ready and (different := identity_difference(read_json(frozen), wanted)):
         lines = [f"    {key}: {old!r} -> {new!r}" for key, (old, new) in different.items()]
@@ -220,9 +219,16 @@ def _run_command(path: Path, overrides: Sequence[str], output: Path, chain: Chai
 def _exclusive(output: Path) -> Iterator[None]:
     """One process at a time prepares or reports; the others wait."""
     output.mkdir(parents=True, exist_ok=True)
+    if not (output / ".lock").exists():
+        _refuse_foreign(output)  # before anything is written into it
     with (output / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _refuse_foreign(output: Path) -> None:
+    if not (output / FROZEN).is_file() and any(path.name != ".lock" for path in output.iterdir()):
+        raise DataError(f"{output}: the folder is not empty and no ladder of ours; give another --output")
 
 
 def _say(line: str) -> None:

@@ -13,9 +13,8 @@ from types import FrameType
 
 from pipeline.executors.die_with_parent import die_with_parent
 
-VISIBLE_WITHIN_SECONDS = (
-    90.0  # until a file written on another node must be seen here: network file systems cache names
-)
+# Until a file written on another node must be seen here: network file systems cache names.
+VISIBLE_WITHIN_SECONDS = 90.0
 INTERRUPTED = 143
 
 
@@ -77,7 +76,7 @@ def _work(root: Path, stage_name: str, shard: int, force_stale: bool) -> int:
             run_shard(stage, shard, identity)
     except SystemExit:
         failure.unlink(missing_ok=True)
-        print(f"stage {stage_name}, shard {shard}: stopped by SIGTERM; nothing of it was published")
+        print(f"stage {stage_name}, shard {shard}: stopped by SIGTERM; nothing half done was published")
         raise
     except Exception as error:
         if not failure.is_file():

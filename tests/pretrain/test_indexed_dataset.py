@@ -1,6 +1,5 @@
 """The file format: golden bytes, round trips, clear errors, and nothing half-written under a final name."""
 
-import errno
 import struct
 import subprocess
 import sys
@@ -145,13 +144,18 @@ def test_more_shards_than_the_system_allows_open_files(tmp_path, soft, hard):
     assert "cannot be mapped (Too many open files)" in message and "python -m pretrain.merge_shards" in message
 
 
-def test_no_room_for_another_map(tmp_path, monkeypatch):
+def test_no_room_for_another_map(tmp_path):
     with IndexedDatasetBuilder(tmp_path / "one", np.uint16) as builder:
-        builder.add_document([1, 2, 3])
-
-    def full(*_, **__):
-        raise OSError(errno.ENOMEM, "Cannot allocate memory")
-
-    monkeypatch.setattr(np, "memmap", full)
-    with pytest.raises(PretrainDataError, match=r"one\.idx cannot be mapped \(Cannot allocate memory\)"):
-        IndexedDataset(tmp_path / "one")
+        builder.add_document(np.zeros(40 << 20, np.uint16))
+    code = (
+        "import re, resource, sys\nfrom pretrain.indexed_dataset import IndexedDataset\n"
+        "used = int(re.search(r'VmSize:\\s+(\\d+)', open('/proc/self/status').read())[1]) << 10\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20),) * 2)\n"
+        "try:\n    IndexedDataset(sys.argv[1])\nexcept Exception as error:\n    print(type(error).__name__, error)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "one")], capture_output=True, text=True, timeout=300
+    )
+    assert (
+        run.stdout.startswith("PretrainDataError") and "one.bin cannot be mapped (Cannot allocate memory)" in run.stdout
+    )

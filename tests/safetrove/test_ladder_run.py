@@ -134,6 +134,7 @@ def test_a_rung_that_fails_is_named_and_the_others_are_kept(corpus, tmp_path):
     assert "pretraining ended with exit code 1" in (tmp_path / "out/rungs/raw/seed-1/log.txt").read_text()
     with pytest.raises(DataError, match="the folder is not empty and no ladder of ours"):
         run_ladder(recipe, [], tmp_path)
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_safe_beam_decodes_what_is_there_though_another_rung_fails(finished, tmp_path):
