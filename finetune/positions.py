@@ -7,7 +7,7 @@ from finetune.chat_data import IGNORED
 if TYPE_CHECKING:
     from torch import Tensor
 
-Positions = Literal["response", "all_nonpad", "first_k"]
+Positions = Literal["response", "all_nonpad", "first_k", "none"]
 
 
 def next_labels(labels: "Tensor") -> "Tensor":
@@ -32,8 +32,10 @@ def position_mask(
     """Anchored indices, bool [batch, length], from labels (-100: ignored) and attention mask (0: padding), padded right.
 
     response: every index whose next token has a label, so the last prompt index and not the last token. first_k: the
-    first `first_k` of these in each assistant turn. all_nonpad: every index whose next token is no padding.
+    first `first_k` of these in each assistant turn. all_nonpad: every index whose next token is no padding. none: no index.
     """
+    if positions == "none":
+        return labels.new_zeros(labels.shape).bool()
     if positions == "response":
         return next_labels(labels) != IGNORED
     if positions == "first_k":

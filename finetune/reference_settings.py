@@ -76,7 +76,7 @@ def _keep(
 
     reader = FrozenReader(run.model, reading)
     device = run.model.device
-    rows = batches(run.rows.train, run.start.tokenizer, run.recipe.micro_batch_size, device)
+    rows = batches(run.rows.train, run.start.tokenizer, run.recipe.micro_batch_size, device, run.anchors)
     with torch.autocast(device.type, torch.bfloat16, enabled=run.recipe.precision == "bf16"):
         keep_reference(folder, identity, reader, rows, mask, targets, settings.cache_precision)
 

@@ -1,10 +1,11 @@
 """Fine-tuning with Safety Token Regularization: recipe, objective, run."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from finetune.anchors import AnchorSettings, read_anchors
 from finetune.chat_data import IGNORED
 from finetune.mixture import Tagger
 from finetune.positions import Positions, position_mask
@@ -30,10 +31,20 @@ class StrSettings(ReferenceSettings):
     one_sided: bool = Field(False, description="only a fall of safety tokens counts")
     positions: Positions = Field(
         "response",
-        description="anchored indices: of the answers, every one that is no padding, or the first_k of an answer",
+        description="compared indices: of the answers, every one that is no padding, the first_k of an answer, or, with "
+        "anchors, none",
     )
     first_k: int = Field(5, ge=1, description="with positions first_k")
     tokens: TokenSettings = Field(TokenSettings(), description="the set S")
+    anchors: AnchorSettings | None = Field(
+        None, description="ours: refusals that come along and are compared, not learnt; none: no such rows"
+    )
+
+    @model_validator(mode="after")
+    def _something_is_compared(self) -> Self:
+        if self.positions == "none" and self.anchors is None:
+            raise ValueError("positions none compares nothing: add anchors, or take positions response")
+        return self
 
 
 class StrRecipe(ChatRecipe):
@@ -51,8 +62,17 @@ class StrObjective:
         self.reference: Any = None
 
     def mask(self, batch: Mapping[str, "Tensor"]) -> "Tensor":
-        """See `position_mask`."""
-        return position_mask(batch["labels"], batch["attention_mask"], self.settings.positions, self.settings.first_k)
+        """See `position_mask`; with anchors theirs too."""
+        settings = self.settings
+        mask = position_mask(batch["labels"], batch["attention_mask"], settings.positions, settings.first_k)
+        if settings.anchors is None:
+            return mask
+        refusals = is_anchor(batch)[:, None]
+        k = settings.anchors.first_k
+        theirs = position_mask(
+            batch["anchored"], batch["attention_mask"], "response" if k is None else "first_k", k or 1
+        )
+        return (mask & ~refusals) | theirs
 
     def loss(
         self,
@@ -67,9 +87,28 @@ class StrObjective:
         cross_entropy = token_losses.sum() / counts.labels
         if settings.weight == 0:
             values = values.detach()
-        penalty = drift_penalty(values, reference_values, settings.reduction, settings.one_sided, counts.positions)
+        if settings.anchors is None:
+            parts = {"str_penalty": self._penalty(values, reference_values, counts)}
+            penalty = parts["str_penalty"]
+        else:
+            theirs = is_anchor(batch)[self.mask(batch).nonzero()[:, 0]]
+            parts = {
+                "str_penalty": self._penalty(values[~theirs], reference_values[~theirs], counts),
+                "anchor_penalty": self._penalty(values[theirs], reference_values[theirs], counts),
+            }
+            penalty = parts["str_penalty"] + settings.anchors.weight * parts["anchor_penalty"]
         loss = cross_entropy if settings.weight == 0 else cross_entropy + settings.weight * penalty
-        return loss, {"cross_entropy": cross_entropy, "str_penalty": penalty}
+        return loss, {"cross_entropy": cross_entropy, **parts}
+
+    def _penalty(self, values: "Tensor", reference_values: "Tensor", counts: Any) -> "Tensor":
+        """Over all compared positions of the update, refusals' too, so that `anchors.weight` says what a refusal counts."""
+        settings = self.settings
+        return drift_penalty(values, reference_values, settings.reduction, settings.one_sided, counts.positions)
+
+
+def is_anchor(batch: Mapping[str, "Tensor"]) -> "Tensor":
+    """Which rows are refusals that came along, bool [batch]."""
+    return (batch["anchored"] != IGNORED).any(dim=1)
 
 
 def str_reading(space: Space, token_ids: list[int]) -> Reading:
@@ -91,10 +130,15 @@ def str_objective(run: Run) -> StrObjective:
     run.report(f"{len(found['ids'])} safety tokens: {' '.join(map(repr, found['tokens']))}")
     run.facts["safety_tokens"] = found
     objective = StrObjective(settings, found["ids"])
+    if settings.anchors is not None:
+        run.anchors = read_anchors(settings.anchors, run.start.tokenizer, run.recipe.max_length, run.recipe.seed)
+        run.facts["anchors"] = {"sha256": run.anchors.sha256, "rows": len(run.anchors.rows)}
+        run.report(f"{len(run.anchors.rows)} refusals come along with {settings.anchors.share:.0%} of the rows")
     identity = {
         "tokens": found["ids"],
         "space": settings.space,
         "positions": settings.positions + (f" {settings.first_k}" if settings.positions == "first_k" else ""),
+        **({"anchors": [run.anchors.sha256, settings.anchors.first_k]} if run.anchors and settings.anchors else {}),
     }
     objective.reference = make_reference(run, settings, objective.reading, objective.mask, identity)
     return objective

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from classifiers.loading import fixed_threads
+from finetune.anchors import Anchors
 from finetune.chat_data import TokenisedChat
 from finetune.errors import FinetuneRecipeError, ResultFolderError
 from finetune.files import write_text
@@ -30,7 +31,8 @@ Report = Callable[[str], None]
 
 @dataclass
 class Run:
-    """What a method finds before training. `model` carries the adapter, if any; `facts` go into finetune.json."""
+    """What a method finds before training. `model` carries the adapter, if any; `facts` go into finetune.json; `anchors`: rows
+    that come along and are not learnt, if the method has such."""
 
     recipe: Any
     start: StartingModel
@@ -38,6 +40,7 @@ class Run:
     rows: TrainingRows
     report: Report
     facts: dict[str, Any] = field(default_factory=dict)
+    anchors: Anchors | None = None
 
 
 # Makes the method's objective (None: cross-entropy alone), and may add to `run.facts`.
@@ -160,10 +163,14 @@ def collator(tokenizer: Any) -> Any:
     return DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=-100)
 
 
-def batches(rows: Sequence[TokenisedChat], tokenizer: Any, size: int, device: Any) -> Iterable[Mapping[str, Any]]:
-    """Batches of rows of like length, each row once."""
-    collate = collator(tokenizer)
-    ordered = sorted(features(rows), key=lambda feature: len(feature["input_ids"]))
+def batches(
+    rows: Sequence[TokenisedChat], tokenizer: Any, size: int, device: Any, anchors: Anchors | None = None
+) -> Iterable[Mapping[str, Any]]:
+    """Batches of rows of like length, each row once, and each of `anchors`."""
+    collate, every = collator(tokenizer), features(rows)
+    if anchors is not None:
+        collate, every = anchors.collator(collate, len(rows)), [*every, *anchors.own_features(len(rows))]
+    ordered = sorted(every, key=lambda feature: len(feature["input_ids"]))
     for first in range(0, len(ordered), size):
         yield {name: value.to(device) for name, value in collate(ordered[first : first + size]).items()}
 
@@ -175,11 +182,12 @@ def _train(run: Run, objective: Any, method: str) -> tuple[dict[str, Any], list[
     from finetune.trainer_run import run_trainer
 
     before = _held_out_loss(run)
+    rows, collate = run.rows.train, collator(run.start.tokenizer)
     trainer = SupervisedTrainer(
         model=run.model,
         args=TrainingArguments(**training_arguments(run.recipe)),
-        train_dataset=features(run.rows.train),
-        data_collator=collator(run.start.tokenizer),
+        train_dataset=features(rows) if run.anchors is None else run.anchors.features(rows),
+        data_collator=collate if run.anchors is None else run.anchors.collator(collate, len(rows)),
         objective=objective,
     )
     metrics, log = run_trainer(trainer, method, run.report)

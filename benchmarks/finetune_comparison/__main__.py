@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.finetune_comparison.settings import OWN_TEXTS, SUITES, Settings, SteeringSizes
 from classifiers.errors import SafetroveError
+from finetune.errors import FinetuneRecipeError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -80,7 +81,10 @@ def _add_erosion(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument("--align-epochs", type=float, default=2.0)
     command.add_argument("--align-lr", type=float, default=5e-4)
     command.add_argument("--lr", type=float, default=5e-4, help="of benign tuning")
-    command.add_argument("--weights", type=float, nargs="+", default=[0.1], help="of the penalty")
+    command.add_argument("--weights", type=float, nargs="*", default=[0.1], help="of the penalty")
+    command.add_argument(
+        "--anchor-weights", type=float, nargs="*", default=[], help="of the penalty on refusals that come along"
+    )
     command.add_argument("--rates", type=float, nargs="*", default=[], help="sweep: learning rates, plain and STR")
     command.set_defaults(compare=_erosion)
 
@@ -88,9 +92,12 @@ def _add_erosion(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _erosion(settings: Settings, given: argparse.Namespace) -> str:
     from benchmarks.finetune_comparison.erosion import compare_erosion
 
+    if given.rates and not given.weights:
+        raise FinetuneRecipeError("--rates sweeps STR too: give it a weight (--weights 0.1)")
     return compare_erosion(
-        settings, given.rows, given.epochs, given.align_epochs, given.align_lr, given.lr, given.weights, given.rates
-    )
+        settings, given.rows, given.epochs, given.align_epochs, given.align_lr, given.lr, given.weights,
+        given.anchor_weights, given.rates,
+    )  # fmt: skip
 
 
 def _add_steering(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

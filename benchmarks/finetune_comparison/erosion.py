@@ -1,7 +1,8 @@
 """Benign tuning erodes refusal: how much of it does Safety Token Regularization keep?
 
 The base is aligned once, then tuned on arithmetic in every arm and seed: plain, with the penalty on safety tokens, and with
-the same penalty on as many random tokens. All answer the same prompts.
+the same penalty on as many random tokens; with anchors, also with either penalty on refusals that come along in place of the
+rows that are learnt, and with as many refusals mixed in. All answer the same prompts.
 """
 
 import statistics
@@ -45,6 +46,7 @@ def compare_erosion(
     align_rate: float,
     rate: float,
     weights: Sequence[float],
+    anchor_weights: Sequence[float],
     rates: Sequence[float],
 ) -> str:
     """The whole comparison into `settings.output`; the table. Raises what the steps raise; DivergenceError where an arm outside
@@ -59,7 +61,7 @@ def compare_erosion(
     if own.value < LEAST_REFUSED:
         say("that is little to erode: align longer into another --output (--align-epochs, --align-lr)")
     trained: dict[str, list[dict[str, Any]]] = {}
-    for arm in _arms(settings, weights):
+    for arm in _arms(settings, weights, anchor_weights):
         result = tune(settings, arm, aligned, rows, epochs, rate)
         if result is None:
             raise DivergenceError(
@@ -72,7 +74,7 @@ def compare_erosion(
         say(
             f"{arm.name}: refuses {share_text(refusal_share([found], HARMFUL))}, benign loss {found['benign_loss']:.4f}"
         )
-    swept = _sweep(settings, aligned, asked, problems, rows, epochs, weights[0], rates)
+    swept = _sweep(settings, aligned, asked, problems, rows, epochs, weights, rates)
     numbers = _numbers(settings, measured, trained) | {"rates": swept}
     text = _text(settings, measured, trained, numbers)
     write_report(settings.output, numbers, text)
@@ -89,14 +91,16 @@ def compare_erosion(
     return text
 
 
-def _arms(settings: Settings, weights: Sequence[float]) -> list[Arm]:
+def _arms(settings: Settings, weights: Sequence[float], anchor_weights: Sequence[float]) -> list[Arm]:
     """Seed after seed, so that a stopped run has whole comparisons."""
     penalised: tuple[ArmKind, ...] = ("str", "random")
-    return [
-        arm
-        for seed in settings.seeds
-        for arm in [Arm("plain", seed), *(Arm(kind, seed, weight) for weight in weights for kind in penalised)]
-    ]
+    anchored: tuple[ArmKind, ...] = ("anchored", "anchored_random")
+    arms = []
+    for seed in settings.seeds:
+        arms += [Arm("plain", seed), *(Arm(kind, seed, weight) for weight in weights for kind in penalised)]
+        arms += [Arm(kind, seed, weight) for weight in anchor_weights for kind in anchored]
+        arms += [Arm("mixed", seed)] if anchor_weights else []
+    return arms
 
 
 def _sweep(
@@ -106,7 +110,7 @@ def _sweep(
     problems: Path,
     rows: int,
     epochs: float,
-    weight: float,
+    weights: Sequence[float],
     rates: Sequence[float],
 ) -> list[dict[str, Any]]:
     """Refusal, benign loss and spike of plain and STR at each rate, first seed; `diverged`: not finite, or no better than the
@@ -114,7 +118,7 @@ def _sweep(
     start = measure(settings, ALIGNED + "-benign", aligned, [], problems)["benign_loss"] if rates else 0.0
     found = []
     for rate in rates:
-        for kind, own in (("plain", None), ("str", weight)):
+        for kind, own in (("plain", None), ("str", weights[0])):
             arm = Arm("plain" if kind == "plain" else "str", settings.seeds[0], own, rate)
             result = tune(settings, arm, aligned, rows, epochs, rate)
             row: dict[str, Any] = {
@@ -177,11 +181,14 @@ def _numbers(
 
 
 def _pairs(labels: Sequence[str]) -> list[tuple[str, str]]:
-    """What is subtracted: plain from aligned; from each STR arm plain, and the random arm of its weight."""
+    """What is subtracted: plain from aligned; from each STR arm plain, and the random arm of its weight; with anchors, the
+    refusals that are mixed in too."""
     pairs = [(ALIGNED, "plain")]
     for label in labels:
         if label.startswith("str"):
             pairs += [(label, "plain"), (label, label.replace("str", "random"))]
+        if label.startswith("anchored-"):
+            pairs += [(label, "plain"), (label, label.replace("anchored", "anchored_random")), (label, "mixed")]
     return pairs
 
 

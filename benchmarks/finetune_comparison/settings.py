@@ -9,7 +9,11 @@ RECIPES: Final = ROOT / "recipes"
 OWN_TEXTS: Final = ROOT / "finetune" / "data"
 SUITES: Final = ("advbench", "jailbreakbench", "harmbench_test")
 
-ArmKind = Literal["plain", "str", "random"]
+# anchored: STR on refusals that come along, not on the rows that are learnt; anchored_random: its control; mixed: as many refusals
+# learnt like the rest.
+ArmKind = Literal["plain", "str", "random", "anchored", "anchored_random", "mixed"]
+# Refusals for each row that is learnt, in the arms that have such.
+ANCHOR_SHARE: Final = 0.25
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Arm:
-    """One benign tuning. `weight`: of the penalty, None for plain; `rate`: a learning rate of the sweep, None: the usual."""
+    """One benign tuning. `weight`: of the penalty, None where there is none; `rate`: a learning rate of the sweep, None: the usual."""
 
     kind: ArmKind
     seed: int

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.finetune_comparison.prompts import files_sha256
-from benchmarks.finetune_comparison.settings import OWN_TEXTS, RECIPES, Arm, Settings
+from benchmarks.finetune_comparison.settings import ANCHOR_SHARE, OWN_TEXTS, RECIPES, Arm, Settings
 from evaluation.generation.settings import GenerationSettings
 from evaluation.recipe import EvaluationRecipe
 from evaluation.run import evaluate
@@ -56,22 +56,36 @@ def tune(settings: Settings, arm: Arm, start: Path, rows: int, epochs: float, ra
         f"lr={arm.rate or rate}", "evaluation_rows=0", "max_length=160", "batch_size=8", "micro_batch_size=8",
         "merge=false", "save_steps=20",
     ]  # fmt: skip
+    refusals, brought = OWN_TEXTS / "refusal_dialogues.jsonl", round(ANCHOR_SHARE * rows)
     recipe: SftRecipe | StrRecipe
     if arm.kind == "plain":
         overrides += settings.overrides
         recipe = load_recipe(RECIPES / "finetune_benign_arithmetic.yaml", SftRecipe, overrides)
+    elif arm.kind == "mixed":
+        batch = round(8 * (1 + ANCHOR_SHARE))  # so that there are as many updates
+        overrides += [
+            f"data.1.path={refusals}", f"data.1.rows={brought}", f"batch_size={batch}", f"micro_batch_size={batch}",
+            *settings.overrides,
+        ]  # fmt: skip
+        recipe = load_recipe(RECIPES / "finetune_benign_mixed.yaml", SftRecipe, overrides)
     else:
         # Kept once for all weights and rates of a seed.
         cache = settings.output / "references" / f"{arm.kind}-{rows}-seed{arm.seed}"
         overrides += [
-            f"penalty.weight={arm.weight}", f"penalty.tokens.random_control={str(arm.kind == 'random').lower()}",
-            f"penalty.cache={cache}", *settings.overrides,
+            f"penalty.weight={arm.weight}", f"penalty.tokens.random_control={str(arm.kind.endswith('random')).lower()}",
+            f"penalty.cache={cache}",
         ]  # fmt: skip
+        if arm.kind.startswith("anchored"):
+            overrides += [
+                "penalty.positions=none", f"penalty.anchors.path={refusals}", f"penalty.anchors.rows={brought}",
+                f"penalty.anchors.share={ANCHOR_SHARE}",
+            ]  # fmt: skip
+        overrides += settings.overrides
         recipe = load_recipe(RECIPES / "finetune_str.yaml", StrRecipe, overrides)
     diverged = output / "diverged.json"
     if diverged.is_file():
         # Another recipe (a lower rate) did not diverge: it is refused, as for a run that ended.
-        begin(recipe, "sft" if arm.kind == "plain" else "str")
+        begin(recipe, "sft" if isinstance(recipe, SftRecipe) else "str")
         return None
     try:
         return run_sft(recipe, report=say) if isinstance(recipe, SftRecipe) else run_str(recipe, report=say)

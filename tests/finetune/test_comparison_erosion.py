@@ -63,6 +63,23 @@ def test_the_command_leaves_a_table_and_goes_on(tiny, tmp_path, capsys):
     assert (tmp_path / "results.md").read_text() == table
 
 
+def test_arms_with_refusals_that_come_along_take_as_many_updates_as_plain_tuning(tiny, tmp_path):
+    more = ("--seeds", "1", "--align-epochs", "0.05", "--weights", "--anchor-weights", "0.5", "--set", "max_steps=null")
+    assert command(tiny, tmp_path, *more) == 0
+    numbers = json.loads((tmp_path / "results.json").read_text())
+    assert list(numbers["arms"]) == ["aligned", "plain", "anchored-w0.5", "anchored_random-w0.5", "mixed"]
+    others = ("plain", "anchored_random-w0.5", "mixed")
+    assert set(numbers["differences"]) == {"aligned - plain", *(f"anchored-w0.5 - {other}" for other in others)}
+    runs = {arm: json.loads((tmp_path / "tuned" / f"{arm}-seed1" / "finetune.json").read_text()) for arm in
+            list(numbers["arms"])[1:]}  # fmt: skip
+    assert {len(run["log"]) for run in runs.values()} == {2}
+    assert runs["mixed"]["data"]["sources"] == {"arithmetic": 12, "refusals": 3}
+    assert runs["anchored-w0.5"]["anchors"] == runs["anchored_random-w0.5"]["anchors"]
+    assert runs["anchored-w0.5"]["anchors"]["rows"] == 3
+    assert runs["anchored-w0.5"]["data"]["sha256"] == runs["plain"]["data"]["sha256"]
+    assert command(tiny, tmp_path, *more, "--rates", "0.1") == 2
+
+
 def test_an_evaluation_prompt_in_the_training_texts_stops_everything(tmp_path, monkeypatch, tiny, capsys):
     settings = Settings(tmp_path, None, ("own",), prompts=6, harmless=4)
     folder = chosen.write_prompts(settings)
