@@ -1,6 +1,6 @@
-"""A second size of the embedded model: `python -m benchmarks.pruned_base --output FOLDER --drop 24 25 26 27 28`.
+"""A second size of the embedded model: `python -m benchmarks.pruned_base --output FOLDER --drop 12 16 20 24 26 28`.
 
-Leaves out decoder blocks. What is left speaks badly until it is trained a little:
+Leaves out decoder blocks. What is left predicts badly until it is trained a little:
 
     safetrove finetune sft recipes/finetune_pruned_base.yaml --set model=FOLDER
 
