@@ -8,10 +8,14 @@ import pytest
 import yaml
 
 from classifiers.errors import DataError
+from pipeline.ingest.input_files import InputFile
 from pipeline.report import build_card
 from pipeline.report.card import card_data
-from pipeline.report.run_summary import OPTIONAL_STAGES
+from pipeline.report.run_summary import OPTIONAL_STAGES, missing_parts
 from pipeline.report.tallies import Tally
+from pipeline.run_folder import RunFolder
+from pipeline.stages.order import build_stages
+from tests.pipeline.stage_runs import small_recipe
 
 
 @pytest.fixture
@@ -208,6 +212,26 @@ def test_stages_that_the_recipe_leaves_out_are_no_gap(run: Path) -> None:
     (run / "recipe.yaml").write_text("name: safe-only\nsynthesis: null\n")
     card = card_data(run)
     assert card["missing"] == [] and card["writer"] is None
+
+
+@pytest.mark.parametrize(
+    "synthesis",
+    [
+        {"refuse_scores": []},
+        {"rephrase_scores": []},
+        {"rephrase_scores": [], "refuse_scores": []},
+        {"moralise": False},
+    ],
+)
+def test_stages_that_the_recipe_leaves_out_are_not_missing(tmp_path: Path, synthesis: dict) -> None:
+    recipe = small_recipe(tmp_path, synthesis=synthesis)
+    run = RunFolder(tmp_path / "run")
+    stages = build_stages(recipe, run, [InputFile("texts", "jsonl", "a.jsonl", str(tmp_path / "a.jsonl"))])
+    manifests = {stage.name: [{}] for stage in stages}
+    values = recipe.model_dump(mode="json")
+    assert missing_parts(manifests, values) == []
+    for name in [name for name in manifests if name.startswith("verify")]:
+        assert missing_parts({key: m for key, m in manifests.items() if key != name}, values) == [name]
 
 
 def test_warnings_of_stale_broken_failed_and_partial_stages(run: Path) -> None:
