@@ -186,26 +186,6 @@ def blend_weights(run: Path) -> dict[str, float]:
         raise DataError(f"{path}: not a blend file ({error!r}); rerun the blend stage") from error
 
 
-def operating_point(manifests: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
-    """The scorer's measured error rates at score >= 1, where the score-final manifests record them.
-
-    `metrics.operating_point` holds `true_positive_rate` and `false_positive_rate` on held-out labels, and maybe
-    `measured_on`. Raises DataError where they are no rates, or where the scorer is no better than chance.
-    """
-    for manifest in manifests.get("score-final", []):
-        point = manifest.get("metrics", {}).get("operating_point")
-        if point is None:
-            continue
-        tpr, fpr = point.get("true_positive_rate"), point.get("false_positive_rate")
-        if not (isinstance(tpr, int | float) and isinstance(fpr, int | float) and 0 <= fpr < tpr <= 1):
-            raise DataError(
-                f"score-final: operating_point needs 0 <= false_positive_rate < true_positive_rate <= 1, has {point}; "
-                "evaluate the classifier again and rerun score-final"
-            )
-        return dict(point)
-    return None
-
-
 def read_recipe(run: Path) -> tuple[dict[str, Any], str | None]:
     """(recipe, sha256 of its part that decides the output); ({}, None) where the run has none. Raises DataError when it
     is no mapping."""
