@@ -124,6 +124,7 @@ def _work(stage: Stage, pipe: Connection) -> None:
         while (job := pipe.recv()) is not None:
             shard, identity = job
             try:
+                stage.run.failure(stage.name, shard).unlink(missing_ok=True)  # of an earlier try
                 if context_error is not None:
                     raise context_error
                 manifest = run_shard(stage, shard, identity, progress)

@@ -12,7 +12,7 @@ from pipeline.executors.local import run_local
 from pipeline.manifest import Manifest, OutputFile, Rows, identity_difference, output_state
 from pipeline.recipe import parse_recipe
 from pipeline.run_folder import RunFolder
-from pipeline.shard_task import ShardTask, read_failure
+from pipeline.shard_task import ShardTask, read_failure, write_failure
 from pipeline.stage import Stage
 
 IDENTITY = {"stage": "count", "version": 1, "settings": {"limit": 3, "names": ["a"]}, "inputs": {}}
@@ -175,3 +175,17 @@ def test_a_shard_that_fails_fails_alone(run, how, message):
     assert read_failure(run, "count", 1) == shown
     assert sorted(p.name for p in (run.root / "numbers").glob("*.txt")) == ["0.txt", "2.txt", "3.txt"]
     assert [run.manifest("count", n).is_file() for n in range(4)] == [True, False, True, True]
+
+
+class NoServerStage(CountStage):
+    """Its workers cannot open what they need around their shards."""
+
+    def worker_context(self):
+        raise RuntimeError("the server does not start")
+
+
+def test_the_reason_of_an_earlier_failure_does_not_stay(run):
+    stage = NoServerStage("none", run)
+    write_failure(run, "count", 0, RuntimeError("an older reason"))
+    assert run_local(stage, [(0, {**stage.identity, "inputs": {}})], lambda *_: None) == [0]
+    assert read_failure(run, "count", 0) == "RuntimeError: the server does not start"
