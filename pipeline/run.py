@@ -18,7 +18,7 @@ from pipeline.executors.slurm_jobs import read_jobs, refuse_while_queued
 from pipeline.ingest.input_files import freeze_input_files, frozen_input_files, input_files
 from pipeline.ledger import check_ledger
 from pipeline.recipe import Recipe, dump_recipe, output_part, parse_recipe
-from pipeline.run_folder import RunFolder
+from pipeline.run_folder import STAGE_FOLDERS, RunFolder
 from pipeline.shard_state import DONE, FAILED, PENDING, STALE, StageState, stage_states, wanted_identity
 from pipeline.stage import Stage
 from pipeline.stages.order import build_stages, select_stages
@@ -216,13 +216,17 @@ def _check_frozen(run: RunFolder, recipe: Recipe, force_stale: bool) -> None:
 
 
 def _remove_leftovers(run: RunFolder, states: list[StageState]) -> None:
-    """What killed tasks left; the lock says that nobody else is writing.
+    """What killed tasks left in the folders of the stages; the lock says that nobody else is writing there.
 
-    Temporary files; and of shards that are done, whose task was killed behind its manifest, the record of a failure and
-    the work folder. Work folders of other shards hold answers that are not asked for again.
+    What has a temporary name; and of shards that are done, whose task was killed behind its manifest, the record of a
+    failure and the work folder. Work folders of other shards hold answers that are not asked for again.
     """
-    for path in run.root.rglob(f"*{TEMPORARY_SUFFIX}"):
-        path.unlink(missing_ok=True)
+    for folder in STAGE_FOLDERS:
+        for path in list((run.root / folder).rglob(f"*{TEMPORARY_SUFFIX}")):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
     for state in states:
         for shard in state.shards(DONE):
             run.failure(state.stage.name, shard).unlink(missing_ok=True)
