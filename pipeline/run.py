@@ -110,6 +110,7 @@ def execute(
     run_jobs = run_ray if recipe.execution.executor == "ray" else run_local
     with open_run(recipe, root, stage_names, force_stale) as opened:
         run, stages, chosen = opened.run, opened.stages, opened.chosen
+        _check_models(opened)
         observer.plan(opened.states)
         result = RunResult(run)
         for position, stage in enumerate(stages):
@@ -178,6 +179,13 @@ def _jobs(stage: Stage, todo: list[int], states: list[StageState]) -> list[Job]:
             )
         jobs.append((shard, identity))
     return jobs
+
+
+def _check_models(opened: OpenRun) -> None:
+    """Weights that are missing or have no known revision are told before the first stage, not when theirs begins."""
+    for state in opened.states:
+        if state.stage.name in opened.chosen and state.shards(PENDING, STALE, FAILED):
+            _ = state.stage.identity
 
 
 def _check_resources(recipe: Recipe, stages: list[Stage]) -> None:

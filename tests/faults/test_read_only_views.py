@@ -4,14 +4,26 @@ import shutil
 
 import pytest
 
+from classifiers.errors import ModelError
+from pipeline.run import execute
 from pipeline.run_folder import STAGE_FOLDERS, RunFolder
-from tests.faults.small_run import run_again
+from tests.faults.small_run import Watcher, run_again
 
 
 @pytest.fixture
 def run(without_writer, tmp_path):
     shutil.copytree(without_writer.run.root, tmp_path / "run", copy_function=shutil.copy2)
     return RunFolder(tmp_path / "run")
+
+
+def test_missing_weights_are_told_before_the_first_stage(without_writer, tmp_path):
+    score = without_writer.recipe.score
+    absent = score.fasttext.model_copy(update={"weights": str(tmp_path / "absent")})
+    changes = {"score": score.model_copy(update={"fasttext": absent})}
+    watcher = Watcher()
+    with pytest.raises(ModelError, match=r"absent/level\.ftz: the weights are missing"):
+        execute(without_writer.recipe.model_copy(update=changes), tmp_path / "run", watcher)
+    assert watcher.started == []
 
 
 def test_only_what_stages_leave_is_removed(run, without_writer):
