@@ -57,8 +57,8 @@ def load_frozen_recipe(run: RunFolder) -> Recipe:
 
 
 def run_states(run: RunFolder, force_stale: bool = False) -> list[StageState]:
-    """The states of all shards of an existing run, by its frozen recipe and list of inputs."""
-    return stage_states(run, load_run_stages(run), force_stale)
+    """The states of all shards of an existing run, by its frozen recipe and list of inputs, for those who only look."""
+    return stage_states(run, load_run_stages(run), force_stale, read_only=True)
 
 
 def load_run_stages(run: RunFolder) -> list[Stage]:
