@@ -11,8 +11,10 @@ from pipeline.manifest import Manifest
 from pipeline.publishing.refusals import run_refusals
 from pipeline.run import execute, load_run_stages, run_states
 from pipeline.run_folder import STAGE_FOLDERS, RunFolder
-from pipeline.shard_state import DONE, stage_states
+from pipeline.shard_state import DONE, FAILED, PENDING, stage_states
+from pipeline.shard_task import write_failure
 from pipeline.tokens.corpus_tokenizer import tokenizer_revision
+from pipeline.verify_outputs import damaged_outputs
 from safetrove.status import summary
 from tests.faults.small_run import Watcher, run_again
 
@@ -87,6 +89,37 @@ def test_who_looks_forces_nothing(run):
         run_states(run)
     run_states(run, force_stale=True)
     assert path.read_bytes() == before
+
+
+def test_shards_that_are_begun_anew_while_somebody_looks(run, monkeypatch):
+    write_failure(run, "tag", 2, RuntimeError("gone by then"))
+    run.manifest("tag", 2).unlink()
+    look = RunFolder.finished_and_failed
+
+    def and_then_they_go(self, stage):
+        seen = look(self, stage)
+        if stage == "tag":
+            run.manifest("tag", 1).unlink()
+            run.failure("tag", 2).unlink()
+        return seen
+
+    monkeypatch.setattr(RunFolder, "finished_and_failed", and_then_they_go)
+    states = run_states(run)
+    [tag] = [state for state in states if state.stage.name == "tag"]
+    assert tag.states == [DONE, PENDING, FAILED, DONE]
+    shown = {stage["stage"]: stage for stage in summary(run, states)["stages"]}
+    assert shown["tag"]["failures"] == {}
+
+
+def test_manifests_that_go_while_outputs_are_hashed(run, monkeypatch):
+    read = Manifest.read
+
+    def first_gone(path):
+        run.manifest("tag", 1).unlink(missing_ok=True)
+        return read(path)
+
+    monkeypatch.setattr(Manifest, "read", first_gone)
+    assert damaged_outputs(run) == []
 
 
 def test_only_what_stages_leave_is_removed(run, without_writer):
