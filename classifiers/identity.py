@@ -26,8 +26,13 @@ def embedding_identity(encoder: str, head: Path | None) -> dict[str, Any]:
 
 
 def ready_identity(model: str) -> dict[str, Any]:
-    """A ready classifier: its name, and of a local folder the hash of its weights; a Hub id is pinned by its revision."""
+    """A ready classifier: its name, and of a local folder the hash of its weights; a Hub id is pinned by its revision.
+
+    Raises ModelError for the path of a folder that is not there.
+    """
     folder = Path(model)
+    if model.startswith((".", "/")) and not folder.is_dir():
+        raise ModelError(f"{model}: the weights are missing; give the folder in the recipe, or put it back")
     weights = {file.name: _sha256(file) for file in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
     return {"model": model, "weights": weights, "rubric": rubric_sha256()}
 

@@ -30,6 +30,11 @@ class GateCheck:
     texts: int
     failing: list[tuple[Path, str]]
 
+    @property
+    def failing_shards(self) -> list[int]:
+        """The shards that hold failing texts: a table is named by the number of its shard."""
+        return sorted({int(table.stem) for table, _ in self.failing})
+
 
 def check_gates(run: RunFolder) -> list[GateCheck]:
     """One result for each kind of the run's recipe, with the classifiers that verification uses.

@@ -21,9 +21,8 @@ from pipeline.stages.score import score_table
 from pipeline.stages.synthesis import STAGE_OF_KIND
 from pipeline.stages.tokenise import synthetic_kinds
 from pipeline.tables import read_rows
-from rephrasers.models import resolve_model
 from rephrasers.prompt_length import Messages, estimate_tokens, token_counter
-from rephrasers.servers.open_servers import choose_server
+from rephrasers.servers.open_servers import choose_server, model_of
 from rephrasers.servers.settings import ServerSettings
 
 BYTES_OF_A_TOKEN = 4  # of English text, for tokens that are not counted
@@ -224,7 +223,7 @@ def _language_model_line(
     name = llm.tokenizer if choose_server(llm) == "endpoint" else llm.model
     counted = name is not None and is_local(name)
     prompts = [messages for requests in documents for messages in requests]
-    count = token_counter(llm, resolve_model(llm.model)) if counted and prompts else estimate_tokens
+    count = token_counter(llm, model_of(llm)) if counted and prompts else estimate_tokens
     tokens = sum(count(messages) + more_prompt_tokens for messages in prompts)
     return LanguageModelLine(
         stage, len(documents) * factor, tokens * factor, len(prompts) * factor * llm.max_tokens, counted

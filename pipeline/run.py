@@ -18,7 +18,7 @@ from pipeline.executors.slurm_jobs import read_jobs, refuse_while_queued
 from pipeline.ingest.input_files import freeze_input_files, frozen_input_files, input_files
 from pipeline.ledger import check_ledger
 from pipeline.recipe import Recipe, dump_recipe, output_part, parse_recipe
-from pipeline.run_folder import RunFolder
+from pipeline.run_folder import STAGE_FOLDERS, RunFolder
 from pipeline.shard_state import DONE, FAILED, PENDING, STALE, StageState, stage_states, wanted_identity
 from pipeline.stage import Stage
 from pipeline.stages.order import build_stages, select_stages
@@ -57,8 +57,8 @@ def load_frozen_recipe(run: RunFolder) -> Recipe:
 
 
 def run_states(run: RunFolder, force_stale: bool = False) -> list[StageState]:
-    """The states of all shards of an existing run, by its frozen recipe and list of inputs."""
-    return stage_states(run, load_run_stages(run), force_stale)
+    """The states of all shards of an existing run, by its frozen recipe and list of inputs, for those who only look."""
+    return stage_states(run, load_run_stages(run), force_stale, read_only=True)
 
 
 def load_run_stages(run: RunFolder) -> list[Stage]:
@@ -110,6 +110,7 @@ def execute(
     run_jobs = run_ray if recipe.execution.executor == "ray" else run_local
     with open_run(recipe, root, stage_names, force_stale) as opened:
         run, stages, chosen = opened.run, opened.stages, opened.chosen
+        _check_models(opened)
         observer.plan(opened.states)
         result = RunResult(run)
         for position, stage in enumerate(stages):
@@ -180,6 +181,13 @@ def _jobs(stage: Stage, todo: list[int], states: list[StageState]) -> list[Job]:
     return jobs
 
 
+def _check_models(opened: OpenRun) -> None:
+    """Weights that are missing or have no known revision are told before the first stage, not when theirs begins."""
+    for state in opened.states:
+        if state.stage.name in opened.chosen and state.shards(PENDING, STALE, FAILED):
+            _ = state.stage.identity
+
+
 def _check_resources(recipe: Recipe, stages: list[Stage]) -> None:
     """Resources for a stage that does not exist are a typing error that would cost a night of waiting."""
     known = {name for stage in stages for name in (stage.name, stage.name.split("-")[0])}
@@ -216,13 +224,17 @@ def _check_frozen(run: RunFolder, recipe: Recipe, force_stale: bool) -> None:
 
 
 def _remove_leftovers(run: RunFolder, states: list[StageState]) -> None:
-    """What killed tasks left; the lock says that nobody else is writing.
+    """What killed tasks left in the folders of the stages; the lock says that nobody else is writing there.
 
-    Temporary files; and of shards that are done, whose task was killed behind its manifest, the record of a failure and
-    the work folder. Work folders of other shards hold answers that are not asked for again.
+    What has a temporary name; and of shards that are done, whose task was killed behind its manifest, the record of a
+    failure and the work folder. Work folders of other shards hold answers that are not asked for again.
     """
-    for path in run.root.rglob(f"*{TEMPORARY_SUFFIX}"):
-        path.unlink(missing_ok=True)
+    for folder in STAGE_FOLDERS:
+        for path in list((run.root / folder).rglob(f"*{TEMPORARY_SUFFIX}")):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
     for state in states:
         for shard in state.shards(DONE):
             run.failure(state.stage.name, shard).unlink(missing_ok=True)

@@ -14,6 +14,13 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
 
 
+STAGE_FOLDERS = (
+    *("ingested", "duplicates", "documents", "embeddings", "scores", "drafts", "rejected", "synthetic", "tagged"),
+    *("tokens", "card_counts", "quarantine", "manifests", "work", "logs"),
+)
+"""Where stages write. The other folders of a run belong to commands that need not hold it: card, export, publish."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folder of one run; paths in manifests are relative to `root`."""

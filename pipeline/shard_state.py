@@ -4,9 +4,10 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from classifiers.errors import DataError, IdentityError
+from classifiers.errors import DataError, IdentityError, SafetroveError
 from pipeline.atomic_files import file_sha256
 from pipeline.manifest import Manifest, identity_difference, output_state
 from pipeline.run_folder import RunFolder
@@ -28,10 +29,57 @@ class StageState:
         return [shard for shard, state in enumerate(self.states) if state in states]
 
 
+@dataclass
+class _Look:
+    """One look at a run: how strict it is, what it found done, and what it has to refuse.
+
+    `read_only` looks change nothing, and ask for no file outside of the run: where raw inputs or weights are gone, what was
+    made from them is compared as far as that goes without them.
+    """
+
+    run: RunFolder
+    force_stale: bool = False
+    read_only: bool = False
+    finished: dict[tuple[str, int], Manifest] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+    _identities: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+
+    def difference(self, stage: Stage, shard: int, manifest: Manifest) -> dict[str, tuple[Any, Any]]:
+        """In what the shard's identity differs from what it would get now, its inputs within the run aside."""
+        found, now = manifest.identity, self._identity(stage)
+        raw = raw_identity(stage, shard, manifest)
+        if self.read_only:
+            raw = {name: found["raw_inputs"].get(name) if mark is None else mark for name, mark in raw.items()}
+        fixed = {"version": stage.version, "raw_inputs": raw}
+        if now is not None:
+            fixed["settings"] = now["settings"]
+        if all(found[key] == value for key, value in fixed.items()):
+            return {}
+        return identity_difference({key: found[key] for key in fixed}, fixed)
+
+    def _identity(self, stage: Stage) -> dict[str, Any] | None:
+        """The stage's identity; None where a read-only look cannot know it, because its weights are gone."""
+        if not self.read_only:
+            return stage.identity
+        if stage.name not in self._identities:
+            try:
+                self._identities[stage.name] = stage.identity
+            except (SafetroveError, FileNotFoundError):
+                self._identities[stage.name] = None
+        return self._identities[stage.name]
+
+
 def read_manifest(run: RunFolder, stage: str, shard: int) -> Manifest | None:
     """The manifest of a finished shard, or None."""
-    path = run.manifest(stage, shard)
-    return Manifest.read(path) if path.is_file() else None
+    return _manifest_if_there(run.manifest(stage, shard))
+
+
+def _manifest_if_there(path: Path | str) -> Manifest | None:
+    """None where there is none, also where its shard is begun anew between a look at the folder and this."""
+    try:
+        return Manifest.read(path)
+    except FileNotFoundError:
+        return None
 
 
 def wanted_identity(stage: Stage, shard: int, manifests: dict[tuple[str, int], Manifest]) -> dict[str, Any] | None:
@@ -90,25 +138,29 @@ def shard_state(run: RunFolder, stage: Stage, shard: int, force_stale: bool = Fa
     own = read_manifest(run, stage.name, shard)
     if own is None:
         return PENDING, identity
-    refused: list[str] = []
-    word = _state_of(run, stage, shard, own, inputs, refused, force_stale)
-    if refused:
-        raise IdentityError(f"{run.root}: this shard was finished under another recipe:\n{refused[0]}")
+    look = _Look(run, force_stale, finished=inputs)
+    word = _state_of(look, stage, shard, own)
+    if look.refused:
+        raise IdentityError(f"{run.root}: this shard was finished under another recipe:\n{look.refused[0]}")
     return word, identity
 
 
-def stage_states(run: RunFolder, stages: Sequence[Stage], force_stale: bool = False) -> list[StageState]:
+def stage_states(
+    run: RunFolder, stages: Sequence[Stage], force_stale: bool = False, read_only: bool = False
+) -> list[StageState]:
     """The state of every shard of every stage, in order.
 
     A shard whose inputs within the run have changed (a rerun upstream) is "stale" and will be done again. A shard made
     under other settings, prompts, models, versions or raw inputs raises IdentityError with the difference, unless
     `force_stale`: then it is "done" as it is, and its manifest says so.
+
+    `read_only`, for those who only look: a shard that was kept with `force_stale` before is "done"; raw inputs and weights
+    that are no longer there count as unchanged; nothing is written.
     """
-    finished: dict[tuple[str, int], Manifest] = {}
-    refused: list[str] = []
+    look = _Look(run, force_stale, read_only)
     with _without_garbage_collection():
-        result = [_state_of_stage(run, stage, finished, refused, force_stale) for stage in stages]
-    if refused:
+        result = [_state_of_stage(look, stage) for stage in stages]
+    if refused := look.refused:
         shown = "\n".join(refused[:20]) + (f"\n... and {len(refused) - 20} more" if len(refused) > 20 else "")
         raise IdentityError(
             f"{run.root}: finished shards were made under another recipe, prompt, model or input:\n{shown}\n"
@@ -131,62 +183,45 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _state_of_stage(
-    run: RunFolder,
-    stage: Stage,
-    finished: dict[tuple[str, int], Manifest],
-    refused: list[str],
-    force_stale: bool,
-) -> StageState:
-    """One look at the stage's folder, then one read a manifest; shards found done are added to `finished`."""
+def _state_of_stage(look: _Look, stage: Stage) -> StageState:
+    """One look at the stage's folder, then one read a manifest; shards found done are added to `look.finished`."""
     state = StageState(stage)
-    with_manifest, with_failure = run.finished_and_failed(stage.name)
-    folder = run.manifest(stage.name, 0).parent.as_posix()
+    with_manifest, with_failure = look.run.finished_and_failed(stage.name)
+    folder = look.run.manifest(stage.name, 0).parent.as_posix()
     for shard in range(stage.shards):
         word = FAILED if shard in with_failure else PENDING
-        if shard in with_manifest:
-            manifest = Manifest.read(f"{folder}/{shard:05d}.json")
-            word = _state_of(run, stage, shard, manifest, finished, refused, force_stale)
+        manifest = _manifest_if_there(f"{folder}/{shard:05d}.json") if shard in with_manifest else None
+        if manifest is not None:
+            word = _state_of(look, stage, shard, manifest)
             state.manifests[shard] = manifest
             if word == DONE:
-                finished[stage.name, shard] = manifest
+                look.finished[stage.name, shard] = manifest
         state.states.append(word)
     return state
 
 
-def _state_of(
-    run: RunFolder,
-    stage: Stage,
-    shard: int,
-    manifest: Manifest,
-    finished: dict[tuple[str, int], Manifest],
-    refused: list[str],
-    force_stale: bool,
-) -> str:
-    raw = raw_identity(stage, shard, manifest)
-    difference: dict[str, tuple[Any, Any]] = {}
-    found, now = manifest.identity, stage.identity
-    if not (found["version"] == now["version"] and found["settings"] == now["settings"] and found["raw_inputs"] == raw):
-        fixed = {"version": now["version"], "settings": now["settings"], "raw_inputs": raw}
-        difference = identity_difference({key: found[key] for key in fixed}, fixed)
-    if difference and not force_stale:
+def _state_of(look: _Look, stage: Stage, shard: int, manifest: Manifest) -> str:
+    difference = look.difference(stage, shard, manifest)
+    if difference and look.read_only and manifest.forced_stale:
+        difference = {}  # it was accepted
+    if difference and not look.force_stale:
         lines = [f"    {key}: {old!r} -> {new!r}" for key, (old, new) in difference.items()]
-        refused.append(f"  {stage.name} {shard:05d}\n" + "\n".join(lines))
+        look.refused.append(f"  {stage.name} {shard:05d}\n" + "\n".join(lines))
         return DONE
-    if difference and not manifest.forced_stale:
+    if difference and not manifest.forced_stale and not look.read_only:
         manifest.forced_stale = True
-        manifest.write(run.manifest(stage.name, shard))
-    root = run.root.as_posix()
+        manifest.write(look.run.manifest(stage.name, shard))
+    root = look.run.root.as_posix()
     for name, output in manifest.outputs.items():
         condition = output_state(f"{root}/{name}", output)
         if condition == "changed":
             raise DataError(
-                f"{run.root / name}: was changed after stage {stage.name} wrote it; "
-                f"redo it with: safetrove rerun {run.root} --stage {stage.name} --rank {shard}"
+                f"{look.run.root / name}: was changed after stage {stage.name} wrote it; "
+                f"redo it with: safetrove rerun {look.run.root} --stage {stage.name} --rank {shard}"
             )
         if condition == "missing":
             return STALE
-    wanted = _wanted_inputs(stage, shard, finished)
-    if wanted is None or (wanted != found["inputs"] and not force_stale):
+    wanted = _wanted_inputs(stage, shard, look.finished)
+    if wanted is None or (wanted != manifest.identity["inputs"] and not look.force_stale):
         return STALE
     return DONE

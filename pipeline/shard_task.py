@@ -184,6 +184,9 @@ def write_failure(run: RunFolder, stage: str, shard: int, error: BaseException) 
         logger.warning(f"stage {stage}, shard {shard}: no record of its failure can be written: {unwritable}")
 
 
-def read_failure(run: RunFolder, stage: str, shard: int) -> str:
-    """Why the last try of a shard failed."""
-    return str(json.loads(run.failure(stage, shard).read_text(encoding="utf-8"))["error"])
+def read_failure(run: RunFolder, stage: str, shard: int) -> str | None:
+    """Why the last try of a shard failed; None where there is no record, because it is being tried again."""
+    try:
+        return str(json.loads(run.failure(stage, shard).read_text(encoding="utf-8"))["error"])
+    except FileNotFoundError:
+        return None

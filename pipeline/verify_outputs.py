@@ -20,6 +20,8 @@ def damaged_outputs(run: RunFolder) -> list[str]:
             continue
         try:
             manifest = Manifest.read(path)
+        except FileNotFoundError:
+            continue  # its shard is being done again
         except DataError as error:
             found.append(str(error))
             continue

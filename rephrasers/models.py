@@ -35,14 +35,15 @@ class ModelReference:
         return Path(self.path_or_id).is_dir()
 
 
-def resolve_model(name: str) -> ModelReference:
+def resolve_model(name: str, only_tokenizer: bool = False) -> ModelReference:
     """The model behind a recipe's name. Downloads nothing; the embedded writer is converted at its first use.
 
     "embedded:SmolLM2-135M-Instruct": revision is the sha256 of the GGUF file and the converter's version.
     An existing folder: revision is a hash over its files' names and contents; of files above 64 MiB, over their size and 256
     blocks spread over them, which training changes all over.
-    "org/name" or "org/name@revision" on the Hub: revision as given; else the commit in the Hub cache; else "main".
-    Raises ModelError for a folder that holds no model and for a name that is none of the three.
+    "org/name" or "org/name@revision" on the Hub: revision as given, else the commit in the Hub cache. Where neither is
+    known the weights have no name that would stay theirs: a ModelError, but with `only_tokenizer`, which answers "main".
+    Raises ModelError also for a folder that holds no model and for a name that is none of the three.
     """
     if name == EMBEDDED_NAME:
         revision = f"{GGUF_SHA256[:16]}-v{CONVERSION_VERSION}"
@@ -62,7 +63,12 @@ def resolve_model(name: str) -> ModelReference:
             f"model {name!r} is neither an existing folder, nor a Hub id (org/name or org/name@revision), "
             f"nor {EMBEDDED_NAME!r}"
         )
-    revision = revision or _cached_commit(repository) or "main"
+    revision = revision or _cached_commit(repository) or ("main" if only_tokenizer else "")
+    if not revision:
+        raise ModelError(
+            f"model {name}: it is not in the Hub cache of this machine, so that nobody knows which weights it will be. "
+            f"Download it first (hf download {repository}), or pin it: {repository}@COMMIT"
+        )
     return ModelReference(repository, revision, f"{repository}@{revision}")
 
 

@@ -29,7 +29,7 @@ def token_counter(settings: ServerSettings, model: ModelReference) -> Callable[[
     if choose_server(settings) == "endpoint":
         if settings.tokenizer is None:
             return estimate_tokens
-        model = resolve_model(settings.tokenizer)
+        model = resolve_model(settings.tokenizer, only_tokenizer=True)
     where = model.path_or_id, None if Path(model.path_or_id).is_dir() else model.revision
     return lambda messages: _count(*where, tuple((message["role"], message["content"]) for message in messages))
 

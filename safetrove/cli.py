@@ -211,9 +211,11 @@ def verify(run: Annotated[Path, typer.Argument(help="run folder")]) -> None:
         )
         for table, text_id in result.failing:
             print(f"  {table}: {text_id}", file=sys.stderr)
-    if any(result.failing for result in results):
-        print("rerun the verify stages of these shards: `safetrove rerun RUN --stage verify-KIND`", file=sys.stderr)
-        raise typer.Exit(1)
+    failing = [result for result in results if result.failing]
+    for result in failing:
+        shards = ",".join(map(str, result.failing_shards))
+        print(f"do it again with: safetrove rerun {run} --stage verify-{result.kind} --rank {shards}", file=sys.stderr)
+    raise typer.Exit(1 if failing else 0)
 
 
 @app.command(epilog="Example: `safetrove doctor`")

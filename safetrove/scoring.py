@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,6 +11,14 @@ from classifiers.errors import DataError
 
 WINDOW = 256  # lines scored at once,
 MOST_CHARACTERS_IN_WINDOW = 4_000_000  # or fewer long ones: this bounds the memory
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What a line holds, and beside it why it cannot be scored: a row may have any keys of its own."""
+
+    row: dict[str, Any]
+    error: str | None = None
 
 
 def score_lines(files: list[Path], out: IO[str]) -> int:
@@ -23,15 +32,15 @@ def score_lines(files: list[Path], out: IO[str]) -> int:
 
     members: dict[str, Any] = {"fasttext": FastTextClassifier.load(), "embedding": EmbeddingClassifier.load()}
     bad = False
-    for window in _windows(_rows(files)):
-        good = [row for row in window if "error" not in row]
-        columns = {name: classifier.score([row["text"] for row in good]) for name, classifier in members.items()}
-        scored = iter(range(len(good)))
-        for row in window:
-            identifier = {"id": row["id"]} if "id" in row else {}
-            if "error" in row:
+    for window in _windows(_lines(files)):
+        texts = [line.row["text"] for line in window if line.error is None]
+        columns = {name: classifier.score(texts) for name, classifier in members.items()}
+        scored = iter(range(len(texts)))
+        for line in window:
+            identifier = {"id": line.row["id"]} if "id" in line.row else {}
+            if line.error is not None:
                 bad = True
-                out.write(json.dumps({**identifier, "error": row["error"]}) + "\n")
+                out.write(json.dumps({**identifier, "error": line.error}) + "\n")
                 continue
             position = next(scored)
             scores = {name: column[position] for name, column in columns.items()}
@@ -47,12 +56,12 @@ def score_lines(files: list[Path], out: IO[str]) -> int:
     return int(bad)
 
 
-def _windows(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    window: list[dict[str, Any]] = []
+def _windows(lines: Iterator[_Line]) -> Iterator[list[_Line]]:
+    window: list[_Line] = []
     characters = 0
-    for row in rows:
-        window.append(row)
-        characters += len(row.get("text", ""))
+    for line in lines:
+        window.append(line)
+        characters += len(line.row["text"]) if line.error is None else 0
         if len(window) == WINDOW or characters > MOST_CHARACTERS_IN_WINDOW:
             yield window
             window, characters = [], 0
@@ -60,7 +69,7 @@ def _windows(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield window
 
 
-def _rows(files: list[Path]) -> Iterator[dict[str, Any]]:
+def _lines(files: list[Path]) -> Iterator[_Line]:
     for path in files:
         if not path.is_file():
             raise DataError(f"{path}: no such file")
@@ -72,9 +81,10 @@ def _rows(files: list[Path]) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                yield {"error": f"line {number}: not JSON: {error}"}
+                yield _Line({}, f"line {number}: not JSON: {error}")
                 continue
             if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-                yield {"error": f"line {number}: expected a JSON object with a string `text`"}
+                expected = f"line {number}: expected a JSON object with a string `text`"
+                yield _Line(row if isinstance(row, dict) else {}, expected)
                 continue
-            yield row
+            yield _Line(row)

@@ -64,8 +64,9 @@ def _failures(run: RunFolder, state: StageState, slurm: SlurmAnswer) -> dict[int
         task = tasks.get(shard)
         if task is not None and task.unfinished:
             continue
-        if state.states[shard] == FAILED:
-            failures[shard] = read_failure(run, state.stage.name, shard)
+        reason = read_failure(run, state.stage.name, shard) if state.states[shard] == FAILED else None
+        if reason is not None:
+            failures[shard] = reason
         # "cancelled" is mostly what follows a failed stage, and "ended" well without a manifest is no failure
         if (
             task is not None

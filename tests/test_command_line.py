@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, exit codes, scoring, and rooms that somebody else's package shadows."""
 
+import io
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from safetrove.cli import app
+from safetrove.scoring import score_lines
 from tests.conftest import ROOT
 
 # Scripts of other people depend on these names and options; taking one away is a breaking change.
@@ -171,6 +173,16 @@ def test_score_answers_each_line_in_order():
         assert len(row["probabilities"]) == 6 and abs(sum(row["probabilities"]) - 1) < 1e-3
         assert row["score"] == max(row["by"].values())
         assert (row["category"] == "none") == (row["score"] == 0)
+
+
+def test_a_row_with_a_key_of_the_name_error_is_scored(tmp_path):
+    rows = [{"id": "a", "text": "The bus leaves at nine.", "error": None}, {"id": "b", "error": "no text"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = io.StringIO()
+    assert score_lines([tmp_path / "rows.jsonl"], out) == 1
+    scored, without_text = map(json.loads, out.getvalue().splitlines())
+    assert list(scored) == ["id", *SCORED] and scored["id"] == "a"
+    assert without_text == {"id": "b", "error": "line 2: expected a JSON object with a string `text`"}
 
 
 @pytest.mark.parametrize("room", ["pipeline", "pretrain"])

@@ -28,7 +28,14 @@ Event = Callable[[str, int, Any], None]  # "progress" | "done" | "failed", shard
 class _Worker:
     process: BaseProcess
     pipe: Connection
-    shard: int | None = None
+    job: Job | None = None  # what it was given and has not reported the end of
+    begun: bool = False  # whether it said that it works on that
+    proven: bool = False  # whether it came to the end of a shard before
+
+    @property
+    def died_between_shards(self) -> bool:
+        """Whether the end of its process is nothing against the shard that it was given last."""
+        return self.proven and not self.begun
 
 
 def run_local(stage: Stage, jobs: list[Job], on_event: Event) -> list[int]:
@@ -48,18 +55,24 @@ def run_local(stage: Stage, jobs: list[Job], on_event: Event) -> list[int]:
                     kind, shard, value = worker.pipe.recv()
                 except (EOFError, OSError):
                     workers.remove(worker)
-                    if worker.shard is not None:
-                        failed.append(worker.shard)
-                        on_event("failed", worker.shard, _died(stage, worker))
+                    if worker.job is not None and worker.died_between_shards:
+                        waiting.append(worker.job)
+                    elif worker.job is not None:
+                        failed.append(worker.job[0])
+                        on_event("failed", worker.job[0], _died(stage, worker, worker.job[0]))
                     if waiting:
                         workers.append(_start(context, stage))
                         _give(workers[-1], waiting)
+                    continue
+                if kind == "begun":
+                    worker.begun = True
                     continue
                 on_event(kind, shard, value)
                 if kind == "progress":
                     continue
                 if kind == "failed":
                     failed.append(shard)
+                worker.proven = True
                 _give(worker, waiting)
     finally:
         for worker in workers:
@@ -78,16 +91,12 @@ def _start(context: Any, stage: Stage) -> _Worker:
 
 def _give(worker: _Worker, waiting: list[Job]) -> None:
     """Hand the worker its next shard, or None: then it closes its context and ends, and its pipe reports the end."""
-    worker.shard = None
-    if not waiting:
-        worker.pipe.send(None)
-        return
-    job = waiting.pop()
-    worker.shard = job[0]
-    worker.pipe.send(job)
+    worker.job, worker.begun = waiting.pop() if waiting else None, False
+    with contextlib.suppress(OSError):  # it is dead: its pipe reports that too
+        worker.pipe.send(worker.job)
 
 
-def _died(stage: Stage, worker: _Worker) -> str:
+def _died(stage: Stage, worker: _Worker, shard: int) -> str:
     worker.process.join()
     code = worker.process.exitcode or 0
     if code < 0:
@@ -96,8 +105,7 @@ def _died(stage: Stage, worker: _Worker) -> str:
             what += "; if the system ran out of memory, lower execution.workers in the recipe"
     else:
         what = f"its worker ended with exit code {code}"
-    assert worker.shard is not None
-    write_failure(stage.run, stage.name, worker.shard, SafetroveError(what))
+    write_failure(stage.run, stage.name, shard, SafetroveError(what))
     return what
 
 
@@ -123,7 +131,9 @@ def _work(stage: Stage, pipe: Connection) -> None:
             context_error = error
         while (job := pipe.recv()) is not None:
             shard, identity = job
+            pipe.send(("begun", shard, None))
             try:
+                stage.run.failure(stage.name, shard).unlink(missing_ok=True)  # of an earlier try
                 if context_error is not None:
                     raise context_error
                 manifest = run_shard(stage, shard, identity, progress)

@@ -42,12 +42,14 @@ def run_ray(stage: Stage, jobs: list[Job], on_event: Event) -> list[int]:
                 running[task.remote(stage_reference, shard, identity)] = shard
             [reference], _ = ray.wait(list(running), num_returns=1)
             shard = running.pop(reference)
-            message, rows = _outcome(ray, reference)
+            try:
+                message, rows = ray.get(reference)
+            except ray.exceptions.RayError as error:
+                message, rows = _death(ray, error), 0
+                write_failure(stage.run, stage.name, shard, SafetroveError(message))
             if message is None:
                 on_event("done", shard, rows)
                 continue
-            if not stage.run.failure(stage.name, shard).is_file():
-                write_failure(stage.run, stage.name, shard, SafetroveError(message))
             failed.append(shard)
             on_event("failed", shard, message)
     finally:
@@ -93,6 +95,7 @@ def _options(resources: RayResources, retries: int) -> dict[str, Any]:
 def _run_one(stage: Stage, shard: int, identity: dict[str, Any]) -> tuple[str | None, int]:
     """(message of a failure or None, rows in): errors come back as words, because not every error can be pickled."""
     try:
+        stage.run.failure(stage.name, shard).unlink(missing_ok=True)  # of an earlier try
         with stage.worker_context():
             return None, run_shard(stage, shard, identity).rows.rows_in
     except Exception as error:
@@ -101,14 +104,8 @@ def _run_one(stage: Stage, shard: int, identity: dict[str, Any]) -> tuple[str | 
         return failure_message(error), 0
 
 
-def _outcome(ray: Any, reference: Any) -> tuple[str | None, int]:
-    try:
-        message, rows = ray.get(reference)
-        return message, rows
-    except ray.exceptions.OutOfMemoryError:
-        return "its node ran out of memory; give the stage more in execution.ray.stages (memory_gb)", 0
-    except ray.exceptions.RayError as error:
-        return (
-            f"its Ray worker died ({type(error).__name__}); if it ran out of memory, give the stage more memory_gb",
-            0,
-        )
+def _death(ray: Any, error: Exception) -> str:
+    """Why a task came to no end of its own, in words."""
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return "its node ran out of memory; give the stage more in execution.ray.stages (memory_gb)"
+    return f"its Ray worker died ({type(error).__name__}); if it ran out of memory, give the stage more memory_gb"

@@ -8,12 +8,11 @@ from pipeline.atomic_files import atomic_path, write_json, write_text
 from pipeline.report.judge import judge_health
 from pipeline.report.phrase_lists import CATEGORY_TITLES
 from pipeline.report.phrase_tables import histograms, phrase_rates, unsafe_share
-from pipeline.report.rates import CONFIDENCE, prevalence_corrected
+from pipeline.report.rates import CONFIDENCE
 from pipeline.report.run_summary import (
     how_it_was_made,
     ledger,
     missing_parts,
-    operating_point,
     read_manifests,
     read_recipe,
     removed_documents,
@@ -71,7 +70,7 @@ def card_data(run: Path) -> dict[str, Any]:
         "name": str(recipe.get("name", run.name)),
         "confidence": CONFIDENCE,
         "categories": dict(CATEGORY_TITLES),
-        "headline": headline(tally, removed_documents(manifests, ledger_rows), operating_point(manifests)),
+        "headline": headline(tally, removed_documents(manifests, ledger_rows)),
         "sources": source_rows(tally, recipe),
         "languages": languages(tally),
         "histogram": histograms(tally) if tally else None,
@@ -108,20 +107,15 @@ def read_tallies(run: Path) -> Tally | None:
     return total
 
 
-def headline(tally: Tally | None, removed: dict[str, Any], point: dict[str, Any] | None) -> dict[str, Any]:
-    """The numbers on top: documents, tokens, share unsafe (as flagged, and corrected), what was taken out."""
-    result: dict[str, Any] = {"removed": removed, "documents": None, "tokens": None, "unsafe": None, "corrected": None}
+def headline(tally: Tally | None, removed: dict[str, Any]) -> dict[str, Any]:
+    """The numbers on top: documents, tokens, share flagged unsafe, what was taken out."""
+    result: dict[str, Any] = {"removed": removed, "documents": None, "tokens": None, "unsafe": None}
     if tally is None:
         return result
     originals = tally.total("original")
     histogram = tally.score_histogram()
-    flagged = unsafe_share(histogram, 1)
-    result |= {"documents": originals.documents, "tokens": originals.tokens, "unsafe": flagged}
+    result |= {"documents": originals.documents, "tokens": originals.tokens, "unsafe": unsafe_share(histogram, 1)}
     result["clearly_unsafe"] = unsafe_share(histogram, 3)
-    if flagged is not None and point is not None:
-        tpr, fpr = point["true_positive_rate"], point["false_positive_rate"]
-        result["corrected"] = {name: prevalence_corrected(share, tpr, fpr) for name, share in flagged.items()}
-        result["operating_point"] = point
     return result
 
 
@@ -161,7 +155,7 @@ def limits(writer: str | None) -> list[str]:
     percent = f"{CONFIDENCE:.0%}"
     return [
         "Scores are a model's labels, not people's. The scorer takes the maximum over classifiers and over the chunks "
-        "of a text: it prefers recall, so the flagged share overstates the true one unless it is corrected.",
+        "of a text: it prefers recall, so the flagged share overstates the true one.",
         f"Intervals are {percent}, two-sided. Shares: Wilson. Rates: exact Poisson, widened by a design effect because "
         "hits cluster in documents; with no hit the upper end is the exact bound and no clustering can be seen. They "
         "speak of text drawn like this text, not of other sources, and not of the scorer's errors.",

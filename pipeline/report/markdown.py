@@ -86,8 +86,6 @@ def _headline(card: dict[str, Any]) -> list[str]:
             ["Flagged unsafe (score 1 or more)", percent_interval(head["unsafe"])],
             ["Clearly unsafe (score 3 or more)", percent_interval(head["clearly_unsafe"])],
         ]
-        if head["corrected"]:
-            rows.append(["Unsafe, corrected for the scorer's errors", percent_interval(head["corrected"])])
     contaminated = count(removed["contaminated"])
     if removed["contaminated_by_suite"]:
         contaminated += f" ({escape(reasons(removed['contaminated_by_suite']))})"

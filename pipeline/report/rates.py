@@ -1,4 +1,4 @@
-"""The card's formulas: rates per million tokens, their intervals, shares, and the correction for a scorer's errors.
+"""The card's formulas: rates per million tokens, their intervals, and shares.
 
 Pure functions of additive sums, so that a reader checks them against a textbook. Default confidence: 95 %, two-sided.
 """
@@ -93,17 +93,3 @@ def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE)
     half = z / denominator * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     # At 0 and 1 the ends are exact; rounding must not push the value out of its own interval.
     return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
-
-
-def prevalence_corrected(flagged_share: float, true_positive_rate: float, false_positive_rate: float) -> float:
-    """True share of unsafe texts behind a flagged share: (flagged - FPR) / (TPR - FPR), cut to [0, 1].
-
-    Rogan and Gladen 1978. All arguments are in [0, 1]; TPR must exceed FPR, else the scorer tells nothing
-    (ValueError).
-    """
-    if true_positive_rate <= false_positive_rate:
-        raise ValueError(
-            f"the true positive rate ({true_positive_rate}) must exceed the false positive rate ({false_positive_rate})"
-        )
-    corrected = (flagged_share - false_positive_rate) / (true_positive_rate - false_positive_rate)
-    return min(1.0, max(0.0, corrected))

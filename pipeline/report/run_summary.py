@@ -24,6 +24,8 @@ STAGES = (
 OPTIONAL_STAGES = frozenset({"embed", "score-fasttext", "score-embedding", "score-judge"})
 """Which of these run is the recipe's choice; their absence is no gap."""
 
+_WRITER_OF_KIND = {"rephrased": "rephrase", "refusal": "refuse", "moral": "moralise"}
+
 _NOT_BY_DOCUMENT_SHARD = frozenset({"dedup-find", "tokenizer", "blend"})
 _AFTER_THE_CARD = frozenset({"report", "publish"})
 """A card says the same whether or not it was built, or published, before."""
@@ -184,26 +186,6 @@ def blend_weights(run: Path) -> dict[str, float]:
         raise DataError(f"{path}: not a blend file ({error!r}); rerun the blend stage") from error
 
 
-def operating_point(manifests: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
-    """The scorer's measured error rates at score >= 1, where the score-final manifests record them.
-
-    `metrics.operating_point` holds `true_positive_rate` and `false_positive_rate` on held-out labels, and maybe
-    `measured_on`. Raises DataError where they are no rates, or where the scorer is no better than chance.
-    """
-    for manifest in manifests.get("score-final", []):
-        point = manifest.get("metrics", {}).get("operating_point")
-        if point is None:
-            continue
-        tpr, fpr = point.get("true_positive_rate"), point.get("false_positive_rate")
-        if not (isinstance(tpr, int | float) and isinstance(fpr, int | float) and 0 <= fpr < tpr <= 1):
-            raise DataError(
-                f"score-final: operating_point needs 0 <= false_positive_rate < true_positive_rate <= 1, has {point}; "
-                "evaluate the classifier again and rerun score-final"
-            )
-        return dict(point)
-    return None
-
-
 def read_recipe(run: Path) -> tuple[dict[str, Any], str | None]:
     """(recipe, sha256 of its part that decides the output); ({}, None) where the run has none. Raises DataError when it
     is no mapping."""
@@ -250,15 +232,20 @@ def _one_line(value: Any) -> str:
 
 def missing_parts(manifests: dict[str, list[dict[str, Any]]], recipe: dict[str, Any]) -> list[str]:
     """The stages that have not run, in order, without those that the recipe leaves out."""
-    synthesis = recipe.get("synthesis", {})
-    writers = {"rephrase", "refuse", "moralise"}
-    kinds = {"rephrased", "refusal", "moral"}
     left_out = set(OPTIONAL_STAGES)
-    if synthesis is None:
-        left_out |= writers | {f"{verb}-{kind}" for verb in ("verify", "tokenise") for kind in kinds}
-    elif synthesis.get("moralise") is False:
-        left_out |= {"moralise", "verify-moral", "tokenise-moral"}
+    for kind in _kinds_left_out(recipe.get("synthesis", {})):
+        left_out |= {_WRITER_OF_KIND[kind], f"verify-{kind}", f"tokenise-{kind}"}
     return [stage for stage in STAGES if stage not in manifests and stage not in left_out]
+
+
+def _kinds_left_out(synthesis: dict[str, Any] | None) -> set[str]:
+    """The kinds of synthetic text that a recipe's section does not ask for (`stages.tokenise.synthetic_kinds`)."""
+    if synthesis is None:
+        return set(_WRITER_OF_KIND)
+    kinds = set() if synthesis.get("rephrase_scores", True) else {"rephrased"}
+    if not synthesis.get("refuse_scores", True):
+        return kinds | {"refusal", "moral"}
+    return kinds if synthesis.get("moralise", True) else kinds | {"moral"}
 
 
 def warnings_of(ledger_rows: list[dict[str, Any]]) -> list[str]:

@@ -14,9 +14,14 @@ from rephrasers.embedded_writer import EMBEDDED_NAME, GGUF_SHA256, embedded_writ
 
 
 def tokenizer_revision(name: str) -> str:
-    """What identifies a tokenizer: the embedded model's hash, a folder's tokenizer.json, or the Hub name as given."""
+    """What identifies a tokenizer: the embedded model's hash, a folder's tokenizer.json, or the Hub name as given.
+
+    Raises ModelError for the path of a folder that is not there.
+    """
     if name == EMBEDDED_NAME:
         return GGUF_SHA256
+    if name.startswith((".", "/")) and not Path(name).is_dir():
+        raise ModelError(f"tokenise.tokenizer: {name}: no such folder; put it back, or give another in the recipe")
     file = Path(name) / "tokenizer.json"
     return file_sha256(file) if file.is_file() else name
 

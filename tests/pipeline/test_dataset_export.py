@@ -184,8 +184,11 @@ def test_an_unknown_licence_is_said_and_a_second_export_replaces_the_first(tmp_p
     metadata, body = metadata_of(folder)
     assert metadata["license"] == "unknown" and "settle that before publishing" in body
     (folder / "data" / "left-over.parquet").write_bytes(b"")
+    (tmp_path / "out" / "moral.partial" / "data").mkdir(parents=True)  # of a command that was killed
+    (tmp_path / "out" / "moral.partial" / "data" / "left-over.parquet").write_bytes(b"")
     export_datasets(run, tmp_path / "out", ["moral"])
     assert [path.name for path in (folder / "data").iterdir()] == ["train-00000-of-00001.parquet"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["moral"]
 
 
 def test_what_is_not_whole_is_not_exported(tmp_path):

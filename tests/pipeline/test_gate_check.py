@@ -16,8 +16,8 @@ CALM = "Two neighbours share a fence. On Sundays they water the roses together a
 RUDE = "Those idiots should be beaten up, I will kill every one of them, and nobody will miss those morons."
 
 
-def stored(run, kind, rows):
-    write_table(synthetic_table(run, kind, 0), rows, SYNTHETIC_SCHEMA)
+def stored(run, kind, rows, shard=0):
+    write_table(synthetic_table(run, kind, shard), rows, SYNTHETIC_SCHEMA)
 
 
 def dialogue(*texts):
@@ -37,6 +37,23 @@ def test_a_text_that_its_gate_should_have_stopped_is_named_and_ends_with_1(tmp_p
     result = CliRunner().invoke(app, ["verify", str(run.root)])
     assert result.exit_code == 1 and "rephrased: 2 texts in 1 shards, 1 fail their gate" in result.output
     assert "00000.parquet: rephrased-rude" in result.output and "morons" not in result.output
+
+
+def test_the_command_that_is_named_does_the_failing_shards_again(tmp_path, monkeypatch):
+    run = make_run(tmp_path, [1, 1, 1])
+    for kind in ("rephrased", "refusal", "moral"):
+        for shard in range(3):
+            stored(run, kind, [], shard)
+    for shard in (0, 2):
+        stored(run, "rephrased", [row("rephrased", name, text=RUDE) for name in ("one", "two")], shard)
+    result = CliRunner().invoke(app, ["verify", str(run.root)])
+    [line] = [line for line in result.output.splitlines() if "safetrove rerun" in line]
+    command = f"safetrove rerun {run.root} --stage verify-rephrased --rank 0,2"
+    assert result.exit_code == 1 and line == f"do it again with: {command}"
+    asked = []
+    monkeypatch.setattr("safetrove.running.rerun_stage", lambda *given: asked.append(given) or 0)
+    assert CliRunner().invoke(app, command.split()[1:]).exit_code == 0
+    assert [(stage, shards) for _, stage, shards, _ in asked] == [("verify-rephrased", [0, 2])]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Manifests, the ledger of a shard, quarantine, and a stage's shards failing or dying alone on the worker pool."""
 
+import contextlib
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from datatrove.pipeline.base import PipelineStep
@@ -12,7 +14,7 @@ from pipeline.executors.local import run_local
 from pipeline.manifest import Manifest, OutputFile, Rows, identity_difference, output_state
 from pipeline.recipe import parse_recipe
 from pipeline.run_folder import RunFolder
-from pipeline.shard_task import ShardTask, read_failure
+from pipeline.shard_task import ShardTask, read_failure, write_failure
 from pipeline.stage import Stage
 
 IDENTITY = {"stage": "count", "version": 1, "settings": {"limit": 3, "names": ["a"]}, "inputs": {}}
@@ -175,3 +177,55 @@ def test_a_shard_that_fails_fails_alone(run, how, message):
     assert read_failure(run, "count", 1) == shown
     assert sorted(p.name for p in (run.root / "numbers").glob("*.txt")) == ["0.txt", "2.txt", "3.txt"]
     assert [run.manifest("count", n).is_file() for n in range(4)] == [True, False, True, True]
+
+
+class NoServerStage(CountStage):
+    """Its workers cannot open what they need around their shards."""
+
+    def worker_context(self):
+        raise RuntimeError("the server does not start")
+
+
+def test_the_reason_of_an_earlier_failure_does_not_stay(run):
+    stage = NoServerStage("none", run)
+    write_failure(run, "count", 0, RuntimeError("an older reason"))
+    assert run_local(stage, [(0, {**stage.identity, "inputs": {}})], lambda *_: None) == [0]
+    assert read_failure(run, "count", 0) == "RuntimeError: the server does not start"
+
+
+class LoneStage(CountStage):
+    """One worker at a time, which leaves its number."""
+
+    workers = 1
+
+    def worker_context(self):
+        (self.run.root / "worker").write_text(str(os.getpid()))
+        return contextlib.nullcontext()
+
+
+def test_a_worker_that_dies_between_two_shards_takes_none_with_it(run):
+    stage, done = LoneStage("raise", run), []
+
+    def event(kind, shard, _):
+        if kind == "done" and not done:
+            worker = int((run.root / "worker").read_text())
+            os.kill(worker, signal.SIGKILL)
+            while (stat := Path(f"/proc/{worker}/stat")).exists() and stat.read_text().split(")")[-1].split()[0] != "Z":
+                os.sched_yield()
+        done.extend([shard] if kind == "done" else [])
+
+    assert run_local(stage, [(n, {**stage.identity, "inputs": {}}) for n in (0, 2, 3)], event) == []
+    assert done == [0, 2, 3]
+
+
+class StillbornStage(CountStage):
+    """Its workers die before they take a shard."""
+
+    def worker_context(self):
+        os._exit(7)
+
+
+def test_a_stage_whose_workers_cannot_live_comes_to_an_end(run):
+    stage = StillbornStage("none", run)
+    assert run_local(stage, [(n, {**stage.identity, "inputs": {}}) for n in range(4)], lambda *_: None) == [0, 1, 2, 3]
+    assert read_failure(run, "count", 3) == "its worker ended with exit code 7"

@@ -10,12 +10,14 @@ import pytest
 from classifiers.errors import DataError, RecipeError
 from pipeline.ingest.input_files import list_input_files
 from pipeline.manifest import Manifest
-from pipeline.plan import plan_run
+from pipeline.plan import _language_model_line, plan_run
 from pipeline.plan_sample import evenly_spread, read_samples
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.run import execute
 from pipeline.run_folder import RunFolder
+from rephrasers.servers.settings import ServerSettings
 from tests.faults.small_run import Watcher
+from tests.pipeline.tiny_tokenizer import save_tiny_tokenizer
 
 ROWS = 400
 TEXT = "Row {row} of a report on the harvest: it was dry until the middle of May, then it rained for {row} hours. "
@@ -74,6 +76,15 @@ def test_a_source_without_documents_says_where_to_look(tmp_path: Path) -> None:
         plan_run(make_recipe(tmp_path))
     with pytest.raises(RecipeError, match="no files there"):
         plan_run(make_recipe(tmp_path / "elsewhere"))
+
+
+def test_prompts_of_an_endpoint_are_counted_with_its_tokenizer_whatever_its_model_is_called(tmp_path: Path) -> None:
+    save_tiny_tokenizer(tmp_path, "bpe")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    llm = ServerSettings(url="http://localhost:1", model="large", tokenizer=str(tmp_path))
+    line = _language_model_line("rephrase", llm, [[[{"role": "user", "content": "abc"}]]], 1.0)
+    assert line.counted and line.prompt_tokens == 3
 
 
 def test_spread_takes_both_ends() -> None:

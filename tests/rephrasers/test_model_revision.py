@@ -4,8 +4,12 @@ import os
 
 import pytest
 
+from classifiers.errors import ModelError
 from rephrasers import models
 from rephrasers.models import resolve_model
+from rephrasers.prompt_length import token_counter
+from rephrasers.servers import ServerSettings
+from rephrasers.servers.open_servers import model_of
 
 
 def write_model(folder, weights):
@@ -27,6 +31,28 @@ def test_other_weights_of_the_same_size_are_another_model(tmp_path, monkeypatch,
     assert write_model(tmp_path / "a", weights[:-1]) != first
     os.rename(tmp_path / "b" / "model.safetensors", tmp_path / "b" / "other.safetensors")  # noqa: PTH104
     assert resolve_model(str(tmp_path / "b")).revision != first
+
+
+def test_a_hub_model_without_a_known_commit_is_refused_until_it_is_downloaded_or_pinned(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match=r"model org/name: .*\(hf download org/name\), or pin it: org/name@COMMIT"):
+        resolve_model("org/name")
+    assert resolve_model("org/name@abc123").revision == "abc123"
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (tmp_path / "models--org--name" / "refs").mkdir()
+    (tmp_path / "models--org--name" / "refs" / "main").write_text("0123abcd")
+    assert resolve_model("org/name").revision == "0123abcd"
+
+
+def test_what_needs_no_weights_needs_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    settings = ServerSettings(url="http://gpu1:8000", model="org/name", tokenizer="org/other")
+    assert model_of(settings).revision == "endpoint"
+    asked = []
+    monkeypatch.setattr("rephrasers.prompt_length._count", lambda *given: asked.append(given[:2]) or 7)
+    assert token_counter(settings, model_of(settings))([]) == 7 and asked == [("org/other", "main")]
 
 
 def test_large_files_are_read_in_part(tmp_path):

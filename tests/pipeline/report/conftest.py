@@ -104,8 +104,7 @@ def write_run(
             elif stage == "documents":
                 dropped = {"duplicate": 37}
             elif stage == "score-final":
-                point = {"true_positive_rate": 0.95, "false_positive_rate": 0.06, "measured_on": "393 held-out texts"}
-                metrics = {"operating_point": point, "never_train": {"privacy": 2}}
+                metrics = {"never_train": {"privacy": 2}}
             elif stage.startswith("verify-"):
                 failed = round(rows * (1 - verified))
                 dropped = {"too_unsafe": failed - failed // 3, "copied": failed // 3}

@@ -11,7 +11,6 @@ from pipeline.report.rates import (
     design_effect,
     mean_rate_per_phrase,
     poisson_limits,
-    prevalence_corrected,
     rate_interval,
     rate_per_million,
     wilson_interval,
@@ -21,17 +20,6 @@ from pipeline.report.rates import (
 def test_c1_sum_and_mean_over_phrases() -> None:
     assert rate_per_million(3, 2_500_000) == pytest.approx(1.2)
     assert mean_rate_per_phrase(3, 2_500_000, 4) == pytest.approx(0.3)
-
-
-def test_c5_prevalence_correction_gives_back_the_true_share() -> None:
-    true_levels = np.array([2548, 453])
-    flagged = np.array([671, 431])  # of safe texts, of unsafe texts
-    fpr, tpr = flagged / true_levels
-    assert prevalence_corrected(flagged.sum() / 3001, tpr, fpr) == pytest.approx(453 / 3001, abs=1e-12)
-    assert prevalence_corrected(0.36721, 0.95143, 0.26334) == pytest.approx(0.15095, abs=1e-5)
-    assert prevalence_corrected(0.1, 0.9, 0.2) == 0.0
-    with pytest.raises(ValueError, match="must exceed"):
-        prevalence_corrected(0.3, 0.2, 0.2)
 
 
 def test_garwood_limits_are_those_of_the_tables() -> None:
