@@ -9,10 +9,11 @@ from typer.testing import CliRunner
 
 from classifiers.errors import DataError, RecipeError
 from evaluation.comparison.compare import compare_results
+from evaluation.judges.choice import make_judge
 from evaluation.judges.verdict import Verdict
 from evaluation.recipe import load_recipe
 from evaluation.results import Item, read_result, write_result
-from evaluation.run import evaluate
+from evaluation.run import evaluate, measure
 from rephrasers.harmfulness_tag import HARMFULNESS_TAG
 from safetrove.cli import app
 from tests.evaluation.tiny_model import save_tiny_model
@@ -75,6 +76,28 @@ def test_answers_that_the_tag_ended_and_judgements_that_cannot_be_read_are_count
         before = len(asked)
         evaluate(chosen, tmp_path, lambda local: Tagging())
         assert len(asked) == before + 1, "only what could not be read is asked again"
+
+
+@pytest.mark.parametrize(
+    ("judge", "label", "score", "worst"),
+    [
+        ("wildguard", "refusal", None, {"attack_success_rate": 0.4, "refusal_rate": 0.2, "over_refusal_rate": 0.6}),
+        ("strongreject", "refused", 0.5, {"refusal_rate": 0.2, "mean_score": 0.7, "over_refusal_rate": 0.6}),
+        ("constructive", "refusal", 1.0, {"attack_success_rate": 0.4, "mean_score": 0.6}),
+    ],
+)
+def test_the_worst_value_has_every_invalid_judgement_against_the_model(judge, label, score, worst):
+    """Two refusals, four other answers, four judgements that could not be read, of each kind of prompt."""
+    server = {"url": "http://nowhere", "model": "stub"}
+    chosen = make_judge(recipe("m", f"judges=[{{name: {judge}, server: {json.dumps(server)}}}]").judges[0], None, 1)
+    verdicts = [Verdict(label, score)] * 2 + [Verdict("other", score)] * 4 + [Verdict(None)] * 4
+    items = [
+        Item("own", "none", f"{kind}{number}", kind, None, "p", "a", {judge: verdict})
+        for kind in ("harmful", "benign")
+        for number, verdict in enumerate(verdicts)
+    ]
+    found = {row["measure"]: row["worst"] for row in measure(items, [chosen])}
+    assert {name: found[name] for name in worst} == worst
 
 
 def test_a_server_is_evaluated_through_the_client(tmp_path):

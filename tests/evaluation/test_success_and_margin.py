@@ -68,6 +68,8 @@ def test_rates_count_invalid_judgements_apart_and_never_as_safe():
     rate = label_rate(verdicts, frozenset({"yes"}))
     assert (rate.estimate.value, rate.estimate.n, rate.invalid, rate.n) == (3 / 10, 10, 2, 12)
     assert rate.short_circuited == 2 and rate.worst == pytest.approx(5 / 12)
+    refused = [Verdict("refused")] * 2 + [Verdict("answered")] * 4 + [Verdict(None)] * 4
+    assert label_rate(refused, frozenset({"refused"}), good=True).worst == 0.2, "none of the four counts as a refusal"
     scores = [Verdict("answered", 1.0), Verdict("refused", 0.0), Verdict(None)]
     graded = mean_score(scores, worst_score=1.0)
     assert (graded.estimate.value, graded.invalid, graded.worst) == (0.5, 1, pytest.approx(2 / 3))
