@@ -3,12 +3,14 @@
 import json
 from dataclasses import asdict
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from classifiers.errors import DataError, RecipeError
 from evaluation.comparison.compare import compare_results
+from evaluation.comparison.rows import distinct_names
 from evaluation.judges.choice import make_judge
 from evaluation.judges.verdict import Verdict
 from evaluation.recipe import load_recipe
@@ -200,6 +202,29 @@ def test_results_judged_differently_are_not_tested_against_each_other(tmp_path):
         compare_results([first, first], tmp_path / "out")
     with pytest.raises(DataError, match=r"holds no evaluation\.json"):
         compare_results([tmp_path], tmp_path / "out")
+
+
+def test_results_of_one_model_in_folders_of_one_name_stay_apart(tmp_path):
+    folders = [tmp_path / parent / "result" for parent in ("A/x", "A/y", "B/x")]
+    kinds = [["yes"] * hits + ["no"] * (8 - hits) for hits in (1, 2, 3)]
+    for folder, labels in zip(folders, kinds, strict=True):
+        stored(folder, "m", labels)
+    table = "\n".join(compare_results(folders, tmp_path / "out"))
+    names = ["m (A/x/result)", "m (y/result)", "m (B/x/result)"]
+    assert all(name in table for name in names)
+    compared = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert compared["results"] == names
+    assert [compared["rows"][0]["results"][name]["value"] for name in names] == [0.2, 0.4, 0.6]
+    assert set(compared["rows"][0]["tests_against_first"]) == set(names)
+
+
+def test_a_name_that_looks_like_a_lengthened_one_stays_apart(tmp_path, monkeypatch):
+    folders = [stored(tmp_path / name, said, ["no"] * 8) for name, said in (("a", "m"), ("b", "m"), ("c", "m (a)"))]
+    found = [result.name for result in distinct_names([read_result(folder) for folder in folders])]
+    assert len(set(found)) == 3 and found[1] == "m (b)"
+    monkeypatch.chdir(tmp_path / "a")
+    here = [read_result(Path()), read_result(tmp_path / "b")]
+    assert [result.name for result in distinct_names(here)] == ["m (a)", "m (b)"]
 
 
 @pytest.mark.parametrize(
