@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from evaluation.judges.choice import score_range
 from evaluation.measures.paired_tests import PairedTest, paired_test
 from evaluation.results import Item, Result
 
@@ -60,7 +61,8 @@ def comparison_rows(results: Sequence[Result]) -> list[Row]:
             note = _hindrance(results[0], results[index], key, entries[0], entries[index])
             notes.append(note)
             first, second = _pairs(items[0], items[index], results[0], suite, attack, judge, measure)
-            tests.append(paired_test(first, second) if not note and first else None)
+            value_range = score_range(judge) if measure == "mean_score" else (0.0, 1.0)
+            tests.append(paired_test(first, second, value_range=value_range) if not note and first else None)
         rows.append(Row(suite, attack, judge, measure, [found.get(key) for found in entries], tests, notes))
     return rows
 

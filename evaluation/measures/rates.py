@@ -33,11 +33,12 @@ def label_rate(verdicts: Sequence[Verdict], labels: frozenset[str], good: bool =
     return Rate(wilson_interval(hits, len(valid)), len(verdicts), invalid, valid.count(SHORT_CIRCUIT), worst)
 
 
-def mean_score(verdicts: Sequence[Verdict], worst_score: float) -> Rate:
-    """The mean score of the verdicts that have one, bootstrap interval. `worst_score`: what an invalid one would count."""
+def mean_score(verdicts: Sequence[Verdict], worst_score: float, score_range: tuple[float, float] | None = None) -> Rate:
+    """The mean score of the verdicts that have one, bootstrap interval. `worst_score`: what an invalid one would count;
+    `score_range`: of the judge's scores, for the interval where all of them are equal."""
     scored = [verdict.score for verdict in verdicts if verdict.label is not None and verdict.score is not None]
     cut = sum(verdict.label == SHORT_CIRCUIT for verdict in verdicts)
     invalid = sum(verdict.label is None for verdict in verdicts)
     total = len(scored) + invalid
     worst = (sum(scored) + invalid * worst_score) / total if total else float("nan")
-    return Rate(bootstrap_mean(scored), len(verdicts), invalid, cut, worst)
+    return Rate(bootstrap_mean(scored, value_range=score_range), len(verdicts), invalid, cut, worst)

@@ -1,7 +1,7 @@
 """Whole evaluations of a tiny model: measures against hand counts, resuming, a server, the comparison's files, errors."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -216,6 +216,27 @@ def test_results_of_one_model_in_folders_of_one_name_stay_apart(tmp_path):
     assert compared["results"] == names
     assert [compared["rows"][0]["results"][name]["value"] for name in names] == [0.2, 0.4, 0.6]
     assert set(compared["rows"][0]["tests_against_first"]) == set(names)
+
+
+def test_equal_scores_and_differences_are_not_shown_as_certain(tmp_path):
+    """A judge of ours, whose range is known, and one of somebody else's."""
+    for name in ("a", "b"):
+        stored(tmp_path / name, name, ["no"] * 8)
+        result = read_result(tmp_path / name)
+        judges = dict.fromkeys(("strongreject", "theirs"), result.summary["judges"]["harmbench"])
+        cell = {**result.summary["measures"][0], "measure": "mean_score", "value": 0.5, "interval": "none"}
+        rows = [{**cell, "judge": judge, "low": None, "high": None} for judge in judges]
+        verdicts = dict.fromkeys(judges, Verdict("answered", 0.5))
+        items = [replace(item, verdicts=verdicts) for item in result.items]
+        write_result(tmp_path / name, {**result.summary, "judges": judges, "measures": rows}, items)
+    table = "\n".join(compare_results([tmp_path / "a", tmp_path / "b"], tmp_path / "out"))
+    known, unknown = (
+        next(line for line in table.splitlines() if judge in line) for judge in ("strongreject", "theirs")
+    )
+    assert "| 0.500 (no interval: all are equal) | +0.000 [-0.434, +0.434], n = 5 |" in known
+    assert "| +0.000 (no interval: all differences are equal), n = 5 |" in unknown
+    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
+    assert [row["tests_against_first"]["b"]["low"] for row in rows] == [pytest.approx(-0.434, abs=1e-3), None]
 
 
 def test_a_name_that_looks_like_a_lengthened_one_stays_apart(tmp_path, monkeypatch):
