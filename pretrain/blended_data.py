@@ -1,9 +1,10 @@
 """The data of a run: its i-th training sample, where that carries loss, what it counts as, and a fingerprint of all."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from pretrain.tokenizer_check import check_corpus_tokenizer, check_model_tokeniz
 
 if TYPE_CHECKING:
     from pretrain.recipe import PretrainRecipe
+
+_REPETITION: Final = " repetition"
 
 
 class BlendedData:
@@ -113,7 +116,7 @@ class BlendedData:
         for samples in self._sources:
             if samples is not None:
                 plan = samples.plan
-                facts[f"{samples.name} repetition"] = _describe(plan.epochs, plan.samples_before_last_epoch)
+                facts[f"{samples.name}{_REPETITION}"] = _describe(plan.epochs, plan.samples_before_last_epoch)
                 facts[f"{samples.name} files"] = samples.digest()
         return facts
 
@@ -122,6 +125,39 @@ class BlendedData:
         if source is None:
             raise AssertionError(f"source {which} is read by no stage")
         return source
+
+
+def layout_advice(saved: Mapping[str, Any], now: Mapping[str, Any], longer_than_needed: bool) -> str:
+    """What to do where two fingerprints differ in nothing but the number of samples that the order is laid out for; empty
+    where they differ otherwise, or not at all. `longer_than_needed`: the run's own layout is, by its data_samples."""
+    differing = [key for key in {**saved, **now} if saved.get(key) != now.get(key)]
+    if any(key in saved and key in now and not key.endswith(_REPETITION) for key in differing):
+        return ""
+    changed = [key for key in differing if key.endswith(_REPETITION)]
+    before, after = ([_rank(facts.get(key)) for key in changed] for facts in (saved, now))
+    if not changed:
+        return ""
+    if all(first > second for first, second in zip(before, after, strict=True)):
+        return (
+            "The first part was laid out for more samples, which is another order: set data_samples to what it had (where it "
+            "had none, to its train_iters x global_batch_size)."
+        )
+    if longer_than_needed:
+        return (
+            "data_samples lays the data out for more samples than the first part, which is another order: set data_samples to "
+            "what the first part had, or leave it out where it had none."
+        )
+    return (
+        "The longer run repeats its sources more often, in another order, and what was read cannot be read anew: go on to the "
+        "old train_iters only, or begin anew in a new save folder, with load: this folder and finetune: true to keep the "
+        "weights. A run that may have to grow needs data_samples from its start."
+    )
+
+
+def _rank(repetition: object) -> tuple[int, bool]:
+    """Orders what `_describe` says by the samples laid out for; (0, False) for a source that is not read."""
+    match = re.fullmatch(r"(\d{1,9}) epochs(, the last shuffled apart)?", str(repetition))
+    return (0, False) if match is None else (int(match[1]), match[2] is None)
 
 
 def _describe(epochs: int, samples_before_last_epoch: int | None) -> str:

@@ -93,20 +93,18 @@ def load_state(save: Path, iteration: int) -> TrainingState:
         raise CheckpointError(f"{path} is not the state of a checkpoint: {error}") from error
 
 
-def refuse_difference(what: str, saved: dict[str, Any], now: dict[str, Any], save: Path) -> None:
-    """Raise `CheckpointError` that lists what differs between a checkpoint and the run that wants to resume it."""
+def refuse_difference(what: str, saved: dict[str, Any], now: dict[str, Any], save: Path, advice: str = "") -> None:
+    """Raise `CheckpointError` that lists what differs between a checkpoint and the run that wants to resume it; `advice`
+    stands at its end."""
     differing = [key for key in {**saved, **now} if saved.get(key) != now.get(key)]
     if differing:
         lines = [
             f"  {key}: {saved.get(key, 'absent')} in the checkpoint, {now.get(key, 'absent')} now" for key in differing
         ]
-        hint = ""
-        if any(key.endswith(" repetition") for key in differing):
-            hint = "\nA longer run repeats its sources more often, in another order: set data_samples to what the first part used."
         raise CheckpointError(
             f"{save} was trained with other {what}; give a new save folder, or restore the old settings:\n"
             + "\n".join(lines)
-            + hint
+            + (f"\n{advice}" if advice else "")
         )
 
 

@@ -59,11 +59,19 @@ def format_log_line(progress: Progress) -> str:
 
 
 def format_validation_line(iteration: int, losses: dict[str, float]) -> str:
-    """Megatron's validation line, with one loss (nats a token) and perplexity for each source."""
+    """Megatron's validation line, with one loss (nats a token) and perplexity for each source; a perplexity that no float
+    holds, of a loss above 709, is INF."""
     values = " |".join(
-        f" {source} loss: {loss:.6E} | {source} PPL: {math.exp(loss):.6E}" for source, loss in losses.items()
+        f" {source} loss: {loss:.6E} | {source} PPL: {_perplexity(loss):.6E}" for source, loss in losses.items()
     )
     return f" validation loss at iteration {iteration} |{values} |"
+
+
+def _perplexity(loss: float) -> float:
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def format_tag_probability_lines(iteration: int, separations: Mapping[int, Separation]) -> list[str]:
@@ -90,12 +98,17 @@ class MetricsFile:
             write_text(path, "".join(line + "\n" for line in kept))
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one line; a number that JSON does not have (NaN, infinity) becomes null."""
+        """Write one line; a number that JSON does not have (NaN, infinity), at any depth, becomes null."""
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({key: _number(value) for key, value in record.items()}) + "\n")
+            file.write(json.dumps(_json_value(record), allow_nan=False) + "\n")
 
 
-def _number(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
+    """The value with None in place of NaN and infinity, also inside mappings and lists."""
+    if isinstance(value, Mapping):
+        return {key: _json_value(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

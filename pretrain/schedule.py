@@ -41,6 +41,8 @@ def remaining_share(progress: float, style: Literal[DecayStyle, WsdDecayStyle]) 
 def learning_rate(update: int, schedule: Schedule) -> float:
     """Learning rate of the `update`-th update (the first is 1); after the end of the decay, the minimum.
 
+    A decay reaches the minimum with its last update; WSD without any decay keeps the peak until then.
+
     Skipped updates do not count, so that they move the data but not the schedule. Equal to the rate that Megatron's
     scheduler holds after `update` steps, the one in its log line; Megatron applies it one update later, and its first
     update has the rate 0.
@@ -49,7 +51,7 @@ def learning_rate(update: int, schedule: Schedule) -> float:
         return schedule.lr * update / schedule.warmup_updates
     if schedule.style == "constant":
         return schedule.lr
-    if update >= schedule.decay_updates:
+    if update > schedule.decay_updates:
         return schedule.min_lr
     start = schedule.warmup_updates
     style: Literal[DecayStyle, WsdDecayStyle] = schedule.style

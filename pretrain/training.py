@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import loss_parallel
 
 from pretrain.batches import GlobalBatches, MicroBatch
-from pretrain.blended_data import BlendedData
+from pretrain.blended_data import BlendedData, layout_advice
 from pretrain.checkpoint import Start, TrainingState, load_state, refuse_difference
 from pretrain.checkpoint_tensors import CheckpointWriter, load_training, load_weights
 from pretrain.cross_entropy import summed_cross_entropy
@@ -67,7 +67,9 @@ class Training:
         if start is not None:
             saved = load_state(start.save, start.iteration)
             if resumed:
-                refuse_difference("data", saved.fingerprint, self.data.fingerprint, start.save)
+                now = self.data.fingerprint
+                advice = layout_advice(saved.fingerprint, now, (recipe.data_samples or 0) > total_samples)
+                refuse_difference("data", saved.fingerprint, now, start.save, advice)
             refuse_difference("model settings", saved.model, model_settings, start.save)
         self.decoder = parallel_decoder(recipe, self.data.blend.vocabulary_size, ranks, self._new_weights(start))
         self._optimizer = new_optimizer(recipe, self.decoder)

@@ -45,8 +45,8 @@ def _draw_panel(axis: Any, rows: Sequence[Row], names: Sequence[str], factor: fl
         found = [(i, cell) for i, cell in points if cell is not None and cell["value"] is not None]
         values = [factor * cell["value"] for _, cell in found]
         # A percentile interval need not hold the value; a whisker cannot be negative.
-        below = [factor * max(0.0, cell["value"] - cell["low"]) for _, cell in found]
-        above = [factor * max(0.0, cell["high"] - cell["value"]) for _, cell in found]
+        below = [factor * max(0.0, cell["value"] - _bound(cell, "low")) for _, cell in found]
+        above = [factor * max(0.0, _bound(cell, "high") - cell["value"]) for _, cell in found]
         places = [i + (number - (len(names) - 1) / 2) * width for i, _ in found]
         axis.bar(places, values, width * 0.92, label=name, color=COLOURS[number % len(COLOURS)])
         axis.errorbar(places, values, yerr=[below, above], fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
@@ -58,3 +58,8 @@ def _draw_panel(axis: Any, rows: Sequence[Row], names: Sequence[str], factor: fl
     if factor == 100.0:
         axis.set_ylim(0, 112)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _bound(cell: dict[str, Any], end: str) -> float:
+    """One end of the interval; the value itself where there is no interval."""
+    return float(cell["value"] if cell[end] is None else cell[end])

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from evaluation.judges.choice import score_range
 from evaluation.measures.paired_tests import PairedTest, paired_test
 from evaluation.results import Item, Result
 
@@ -32,12 +34,18 @@ class Row:
 
 
 def distinct_names(results: Sequence[Result]) -> list[Result]:
-    """The results, with the folder's name added to names that occur twice."""
+    """The results, of different folders; names that occur twice get the folder's name added, with as many of the folders
+    around it as tell them apart: "m (a/result)" and "m (b/result)"."""
+    parts = [result.folder.resolve().parts for result in results]
+    shown = [0] * len(results)
     names = [result.name for result in results]
-    return [
-        replace(result, name=f"{result.name} ({result.folder.name})") if names.count(result.name) > 1 else result
-        for result in results
-    ]
+    while repeated := {i for i, name in enumerate(names) if names.count(name) > 1 and shown[i] < len(parts[i])}:
+        shown = [number + (i in repeated) for i, number in enumerate(shown)]
+        names = [
+            f"{result.name} ({Path(*own[-number:]).as_posix()})" if number else result.name
+            for result, own, number in zip(results, parts, shown, strict=True)
+        ]
+    return [replace(result, name=name) for result, name in zip(results, names, strict=True)]
 
 
 def comparison_rows(results: Sequence[Result]) -> list[Row]:
@@ -53,7 +61,8 @@ def comparison_rows(results: Sequence[Result]) -> list[Row]:
             note = _hindrance(results[0], results[index], key, entries[0], entries[index])
             notes.append(note)
             first, second = _pairs(items[0], items[index], results[0], suite, attack, judge, measure)
-            tests.append(paired_test(first, second) if not note and first else None)
+            value_range = score_range(judge) if measure == "mean_score" else (0.0, 1.0)
+            tests.append(paired_test(first, second, value_range=value_range) if not note and first else None)
         rows.append(Row(suite, attack, judge, measure, [found.get(key) for found in entries], tests, notes))
     return rows
 

@@ -18,6 +18,8 @@ def interval_text(cell: dict[str, Any] | None) -> str:
         return "-"
     if cell["interval"] == "wilson":
         return f"{100 * cell['value']:.1f} % [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
+    if cell["low"] is None:
+        return f"{cell['value']:.3f} (no interval: all are equal)"
     return f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
 
 
@@ -25,6 +27,8 @@ def difference_text(test: PairedTest | None, note: str, shares: bool) -> str:
     """ "-4.2 points [-7.5, -1.0], p = 0.012, n = 120"."""
     if test is None:
         return note
+    if test.interval == "none":
+        return f"{test.difference:+.3f} (no interval: all differences are equal), n = {test.n}"
     if not shares:
         return f"{test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}], n = {test.n}"
     p_value = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
@@ -54,7 +58,8 @@ def markdown_table(rows: Sequence[Row], names: Sequence[str]) -> str:
             lines.append(_line(cells))
         lines.append("")
     lines.append(
-        "95 % intervals: Wilson for shares, bootstrap for scores and differences; p: exact McNemar test on the same prompts, "
+        "95 % intervals: Wilson for shares, bootstrap for scores and differences, but score intervals where all of them are "
+        "equal; p: exact McNemar test on the same prompts, "
         "not corrected for the number of rows. Invalid judgements are in no share."
     )
     return "\n".join(lines) + "\n"

@@ -29,6 +29,13 @@ class JudgeChoice(BaseModel):
         return {"name": value} if isinstance(value, str) else value
 
 
+def score_range(name: str) -> tuple[float, float] | None:
+    """The range of the scores that a judge of this name gives; None where it gives none or is none of ours."""
+    if name == SafetyClassifierJudge.name:
+        return SafetyClassifierJudge.score_range
+    return LLM_JUDGES[name].score_range if name in LLM_JUDGES else None
+
+
 def make_judge(choice: JudgeChoice, default_server: ServerSettings | None, threads: int = 1) -> Judge:
     """The judge. Raises RecipeError for an unknown name, or for an LLM judge without a server."""
     if choice.name == "refusal_strings":

@@ -33,7 +33,8 @@ class SeedRate:
 @dataclass(frozen=True)
 class Cell:
     """`value`: mean over prompts of the mean over seeds, with a bootstrap interval [`low`, `high`] over prompts (Wilson's
-    where it is 0 or 1): it says nothing of other seeds, of which `seeds` holds each one's own rate. `by_prompt`: the mean over seeds of each prompt."""
+    where all prompts have the same mean): it says nothing of other seeds, of which `seeds` holds each one's own rate.
+    `by_prompt`: the mean over seeds of each prompt."""
 
     value: float
     low: float
@@ -71,16 +72,14 @@ def ladder_cell(results: Mapping[str, Result], judge: str, attack: str, measure:
     if not values:
         return None
     by_prompt = {pair: sum(found) / len(found) for pair, found in sorted(values.items())}
-    mean = bootstrap_mean(list(by_prompt.values()))
-    if mean.value in (0.0, 1.0):  # resamples of equal values are equal: a bootstrap would claim certainty
-        mean = wilson_interval(int(mean.value) * mean.n, mean.n)
+    mean = bootstrap_mean(list(by_prompt.values()), value_range=(0, 1))
     return Cell(mean.value, mean.low, mean.high, mean.n, seeds, by_prompt)
 
 
 def step(below: Cell, cell: Cell) -> PairedTest:
-    """What changes from one cell to the next, on the prompts that both have; no p value where several seeds are averaged."""
+    """What changes from one cell to the next, on the prompts that both have; no p value where averages of seeds are not 0 or 1."""
     pairs = [pair for pair in below.by_prompt if pair in cell.by_prompt]
-    return paired_test([below.by_prompt[p] for p in pairs], [cell.by_prompt[p] for p in pairs])
+    return paired_test([below.by_prompt[p] for p in pairs], [cell.by_prompt[p] for p in pairs], value_range=(0, 1))
 
 
 def judges_of(results: Sequence[Result]) -> list[tuple[str, str]]:

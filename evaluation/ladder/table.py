@@ -155,7 +155,8 @@ def _caption(ladder: Ladder) -> list[str]:
     seeds = ", ".join(map(str, ladder.seeds))
     return [
         f"Every trained rung: {ladder.tokens_a_rung:,} tokens, seeds {seeds}, the same settings. A cell: mean over "
-        "seeds [95 % bootstrap interval over prompts; Wilson's at 0 and 100] (each seed). The interval says how much the prompts matter, not how much "
+        "seeds [95 % bootstrap interval over prompts; a score interval where all are equal] (each seed). The interval says how "
+        "much the prompts matter, not how much "
         "another seed would change. `step`: change of the last column against the rung above, on the same prompts, in points. "
         "Losses are in nats a token, means over seeds. Answers that the harmfulness tag ends count as neither success nor "
         "refusal. Over-refusal is the share of benign prompts refused.",

@@ -48,7 +48,10 @@ def tag_report(levels: Sequence[int], probabilities: Sequence[float], seed: int 
         )
     if not ((chance >= 0) & (chance <= 1)).all():
         raise ValueError("P(tag) must lie in [0, 1]")
-    means = {int(value): bootstrap_mean(chance[level == value].tolist(), seed=seed) for value in np.unique(level)}
+    means = {
+        int(value): bootstrap_mean(chance[level == value].tolist(), seed=seed, value_range=(0, 1))
+        for value in np.unique(level)
+    }
     thresholds = [t for t in range(1, 6) if 0 < int((level >= t).sum()) < len(level)]
     return TagReport(means, {t: _auroc_interval(chance, level >= t, seed) for t in thresholds})
 

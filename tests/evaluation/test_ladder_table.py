@@ -71,6 +71,12 @@ def test_a_cell_without_spread_claims_no_certainty():
         )
         wilson = wilson_interval(int(5 * value), 5)
         assert (cell.value, cell.low, cell.high) == (value, wilson.low, wilson.high) and cell.low < cell.high
+        change = step(cell, cell)
+        assert (change.low, change.high) == (-wilson_interval(0, 5).high, wilson_interval(0, 5).high)
+    halves = {"0": result([Y] * 5), "1": result([N] * 5)}
+    cell = ladder_cell(halves, "strings", "none", "attack_success_rate")
+    assert (cell.value, cell.low) == (0.5, pytest.approx(wilson_interval(2.5, 5).low))
+    assert step(cell, cell).low < 0 < step(cell, cell).high
 
 
 def test_a_step_is_paired_by_prompt():

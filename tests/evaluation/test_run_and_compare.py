@@ -1,18 +1,21 @@
 """Whole evaluations of a tiny model: measures against hand counts, resuming, a server, the comparison's files, errors."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from classifiers.errors import DataError, RecipeError
 from evaluation.comparison.compare import compare_results
+from evaluation.comparison.rows import distinct_names
+from evaluation.judges.choice import make_judge
 from evaluation.judges.verdict import Verdict
 from evaluation.recipe import load_recipe
 from evaluation.results import Item, read_result, write_result
-from evaluation.run import evaluate
+from evaluation.run import evaluate, measure
 from rephrasers.harmfulness_tag import HARMFULNESS_TAG
 from safetrove.cli import app
 from tests.evaluation.tiny_model import save_tiny_model
@@ -75,6 +78,28 @@ def test_answers_that_the_tag_ended_and_judgements_that_cannot_be_read_are_count
         before = len(asked)
         evaluate(chosen, tmp_path, lambda local: Tagging())
         assert len(asked) == before + 1, "only what could not be read is asked again"
+
+
+@pytest.mark.parametrize(
+    ("judge", "label", "score", "worst"),
+    [
+        ("wildguard", "refusal", None, {"attack_success_rate": 0.4, "refusal_rate": 0.2, "over_refusal_rate": 0.6}),
+        ("strongreject", "refused", 0.5, {"refusal_rate": 0.2, "mean_score": 0.7, "over_refusal_rate": 0.6}),
+        ("constructive", "refusal", 1.0, {"attack_success_rate": 0.4, "mean_score": 0.6}),
+    ],
+)
+def test_the_worst_value_has_every_invalid_judgement_against_the_model(judge, label, score, worst):
+    """Two refusals, four other answers, four judgements that could not be read, of each kind of prompt."""
+    server = {"url": "http://nowhere", "model": "stub"}
+    chosen = make_judge(recipe("m", f"judges=[{{name: {judge}, server: {json.dumps(server)}}}]").judges[0], None, 1)
+    verdicts = [Verdict(label, score)] * 2 + [Verdict("other", score)] * 4 + [Verdict(None)] * 4
+    items = [
+        Item("own", "none", f"{kind}{number}", kind, None, "p", "a", {judge: verdict})
+        for kind in ("harmful", "benign")
+        for number, verdict in enumerate(verdicts)
+    ]
+    found = {row["measure"]: row["worst"] for row in measure(items, [chosen])}
+    assert {name: found[name] for name in worst} == worst
 
 
 def test_a_server_is_evaluated_through_the_client(tmp_path):
@@ -177,6 +202,50 @@ def test_results_judged_differently_are_not_tested_against_each_other(tmp_path):
         compare_results([first, first], tmp_path / "out")
     with pytest.raises(DataError, match=r"holds no evaluation\.json"):
         compare_results([tmp_path], tmp_path / "out")
+
+
+def test_results_of_one_model_in_folders_of_one_name_stay_apart(tmp_path):
+    folders = [tmp_path / parent / "result" for parent in ("A/x", "A/y", "B/x")]
+    kinds = [["yes"] * hits + ["no"] * (8 - hits) for hits in (1, 2, 3)]
+    for folder, labels in zip(folders, kinds, strict=True):
+        stored(folder, "m", labels)
+    table = "\n".join(compare_results(folders, tmp_path / "out"))
+    names = ["m (A/x/result)", "m (y/result)", "m (B/x/result)"]
+    assert all(name in table for name in names)
+    compared = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert compared["results"] == names
+    assert [compared["rows"][0]["results"][name]["value"] for name in names] == [0.2, 0.4, 0.6]
+    assert set(compared["rows"][0]["tests_against_first"]) == set(names)
+
+
+def test_equal_scores_and_differences_are_not_shown_as_certain(tmp_path):
+    """A judge of ours, whose range is known, and one of somebody else's."""
+    for name in ("a", "b"):
+        stored(tmp_path / name, name, ["no"] * 8)
+        result = read_result(tmp_path / name)
+        judges = dict.fromkeys(("strongreject", "theirs"), result.summary["judges"]["harmbench"])
+        cell = {**result.summary["measures"][0], "measure": "mean_score", "value": 0.5, "interval": "none"}
+        rows = [{**cell, "judge": judge, "low": None, "high": None} for judge in judges]
+        verdicts = dict.fromkeys(judges, Verdict("answered", 0.5))
+        items = [replace(item, verdicts=verdicts) for item in result.items]
+        write_result(tmp_path / name, {**result.summary, "judges": judges, "measures": rows}, items)
+    table = "\n".join(compare_results([tmp_path / "a", tmp_path / "b"], tmp_path / "out"))
+    known, unknown = (
+        next(line for line in table.splitlines() if judge in line) for judge in ("strongreject", "theirs")
+    )
+    assert "| 0.500 (no interval: all are equal) | +0.000 [-0.434, +0.434], n = 5 |" in known
+    assert "| +0.000 (no interval: all differences are equal), n = 5 |" in unknown
+    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
+    assert [row["tests_against_first"]["b"]["low"] for row in rows] == [pytest.approx(-0.434, abs=1e-3), None]
+
+
+def test_a_name_that_looks_like_a_lengthened_one_stays_apart(tmp_path, monkeypatch):
+    folders = [stored(tmp_path / name, said, ["no"] * 8) for name, said in (("a", "m"), ("b", "m"), ("c", "m (a)"))]
+    found = [result.name for result in distinct_names([read_result(folder) for folder in folders])]
+    assert len(set(found)) == 3 and found[1] == "m (b)"
+    monkeypatch.chdir(tmp_path / "a")
+    here = [read_result(Path()), read_result(tmp_path / "b")]
+    assert [result.name for result in distinct_names(here)] == ["m (a)", "m (b)"]
 
 
 @pytest.mark.parametrize(

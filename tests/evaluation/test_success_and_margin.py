@@ -1,5 +1,6 @@
 """Measures against closed forms, hand counts, identities of the method sheets, and scikit-learn."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -49,6 +50,55 @@ def test_bootstrap_is_near_the_normal_interval_and_repeats():
     assert bootstrap_mean(values) == found
 
 
+def test_equal_values_claim_no_certainty():
+    assert (bootstrap_mean([2.0] * 9).low, bootstrap_mean([2.0] * 9).method) == (
+        pytest.approx(math.nan, nan_ok=True),
+        "none",
+    )
+    nothing, wilson = bootstrap_mean([0.0] * 9, value_range=(0, 5)), wilson_interval(0, 9)
+    assert (nothing.value, nothing.low, nothing.high) == (0, 0, pytest.approx(5 * wilson.high))
+    middle, wilson = bootstrap_mean([-0.5] * 12, value_range=(-1, 1)), wilson_interval(3, 12)
+    assert (middle.low, middle.high) == pytest.approx((2 * wilson.low - 1, 2 * wilson.high - 1))
+    assert middle.value == -0.5 and middle.method == "scaled wilson"
+    assert bootstrap_mean([0.1 + 0.2, 0.3], value_range=(0, 1)).method == "scaled wilson", "rounding is no spread"
+    assert bootstrap_mean([1e-15, 2e-15], value_range=(0, 1)).method == "bootstrap"
+    with pytest.raises(ValueError, match="a value of 6: expected one in the range 0 to 5"):
+        bootstrap_mean([6.0] * 3, value_range=(0, 5))
+
+
+def tango_statistic(first_only, second_only, n, delta):
+    """Tango 1998: of the hypothesis that second - first is `delta`, with the share's constrained estimate."""
+    b, c = second_only, first_only
+    linear, constant = -b - c + (2 * n - b + c) * delta, -c * delta * (1 - delta)
+    share = (math.sqrt(linear**2 - 8 * n * constant) - linear) / (4 * n)
+    return (b - c - n * delta) / math.sqrt(n * (2 * share + delta * (1 - delta)))
+
+
+@pytest.mark.parametrize("n", [1, 4, 240])
+def test_pairs_that_all_differ_alike_have_the_score_interval(n):
+    z = 1.959963984540054
+    same, better, worse = (
+        paired_test(first, second) for first, second in (([1] * n, [1] * n), ([0] * n, [1] * n), ([1] * n, [0] * n))
+    )
+    assert (same.difference, same.interval, same.p_value) == (0, "score", 1)
+    assert (same.low, same.high) == pytest.approx((-z * z / (n + z * z), z * z / (n + z * z)))
+    assert [abs(tango_statistic(0, 0, n, bound)) for bound in (same.low, same.high)] == pytest.approx([z, z])
+    assert better.high == 1 and tango_statistic(0, n, n, better.low) == pytest.approx(z)
+    assert (worse.low, worse.high) == pytest.approx((-1, -better.low))
+
+
+def test_equal_differences_of_scores_have_an_interval_where_their_range_is_known():
+    unknown = paired_test([0.5, 0.25], [0.75, 0.5])
+    assert unknown.difference == 0.25 and math.isnan(unknown.low) and unknown.interval == "none"
+    same = paired_test([0.5, 2.0], [0.5, 2.0], value_range=(0, 5))
+    assert (same.low, same.high) == pytest.approx((-5 * wilson_interval(0, 2).high, 5 * wilson_interval(0, 2).high))
+    assert paired_test([0, 1], [0, 1], value_range=(0, 5)) == dataclasses.replace(same, p_value=1.0)
+    known, wilson = paired_test([0.5, 0.25], [0.75, 0.5], value_range=(0, 1)), wilson_interval(1.25, 2)
+    assert (known.low, known.high) == pytest.approx((2 * wilson.low - 1, 2 * wilson.high - 1))
+    assert paired_test([0.3, 0.1], [0.5, 0.3]).interval == "none", "rounding is no spread"
+    assert paired_test([0.5, 0.25], [0.75, 0.25], value_range=(0, 1)).interval == "bootstrap"
+
+
 def test_mcnemar_by_hand_and_paired_differences():
     assert mcnemar_p(0, 0) == 1.0
     assert mcnemar_p(1, 5) == pytest.approx(2 * (1 + 6) / 64)
@@ -68,9 +118,13 @@ def test_rates_count_invalid_judgements_apart_and_never_as_safe():
     rate = label_rate(verdicts, frozenset({"yes"}))
     assert (rate.estimate.value, rate.estimate.n, rate.invalid, rate.n) == (3 / 10, 10, 2, 12)
     assert rate.short_circuited == 2 and rate.worst == pytest.approx(5 / 12)
+    refused = [Verdict("refused")] * 2 + [Verdict("answered")] * 4 + [Verdict(None)] * 4
+    assert label_rate(refused, frozenset({"refused"}), good=True).worst == 0.2, "none of the four counts as a refusal"
     scores = [Verdict("answered", 1.0), Verdict("refused", 0.0), Verdict(None)]
     graded = mean_score(scores, worst_score=1.0)
     assert (graded.estimate.value, graded.invalid, graded.worst) == (0.5, 1, pytest.approx(2 / 3))
+    equal = mean_score([Verdict("refused", 0.0)] * 7, worst_score=5.0, score_range=(0.0, 5.0)).estimate
+    assert (equal.low, equal.high) == (0, pytest.approx(5 * wilson_interval(0, 7).high))
     assert math.isnan(label_rate([Verdict(None)], frozenset({"yes"})).estimate.value)
 
 
@@ -161,5 +215,6 @@ def test_tag_probability_by_level():
 
     found = measure_tag_probability([("one two three", 0), ("four", 3)], probability, characters=9)
     assert asked == ["one two", "four"] and found.levels[0].value == 0.007
+    assert report.levels[5].low < 0.05 < report.levels[5].high, "one document says little"
     with pytest.raises(ValueError, match="lie in"):
         tag_report([0], [1.5])

@@ -125,11 +125,31 @@ def test_other_data_or_another_model_is_refused(recipe, rewrite_blend):
         pretrain(recipe.model_copy(update={"model": model}))
     with pytest.raises(CheckpointError, match="seed: 1234 in the checkpoint, 1 now"):
         pretrain(recipe.model_copy(update={"seed": 1}))
-    with pytest.raises(CheckpointError, match=r"repetition: 1 epochs in the checkpoint(.|\n)*set data_samples"):
+    with pytest.raises(CheckpointError, match=r"repetition: 1 epochs in the checkpoint(.|\n)*the old train_iters only"):
         pretrain(recipe.model_copy(update={"train_iters": 800}))
     rewrite_blend(seed=1)
     with pytest.raises(CheckpointError, match="safe files"):
         pretrain(recipe)
+
+
+def test_what_is_advised_for_another_length_can_be_followed(recipe, tmp_path):
+    first = recipe.model_copy(update={"exit_interval": 4})
+    pretrain(first, lambda line: None)
+    with pytest.raises(CheckpointError, match="leave it out where it had none") as refused:
+        pretrain(first.model_copy(update={"data_samples": 2000}))
+    assert "seed" not in str(refused.value)
+    with pytest.raises(CheckpointError, match="go on to the old train_iters only, or begin anew") as refused:
+        pretrain(first.model_copy(update={"train_iters": 800}))
+    assert "set data_samples" not in str(refused.value), "the recipe refuses fewer data_samples than train_iters needs"
+    assert pretrain(recipe, lambda line: None).resumed_from == 4
+    anew = {"train_iters": 800, "save": tmp_path / "anew", "load": recipe.save, "finetune": True, "exit_interval": 1}
+    assert pretrain(recipe.model_copy(update=anew), lambda line: None).iterations_run == 1
+
+    long = first.model_copy(update={"save": tmp_path / "long", "data_samples": 2000})
+    pretrain(long, lambda line: None)
+    with pytest.raises(CheckpointError, match="set data_samples to what it had"):
+        pretrain(long.model_copy(update={"data_samples": None}))
+    assert pretrain(long, lambda line: None).resumed_from == 4
 
 
 def test_data_samples_lets_a_run_grow(recipe, tmp_path):

@@ -13,7 +13,9 @@ megatron = pytest.importorskip("megatron.core.optimizer_param_scheduler", exc_ty
 
 @pytest.mark.parametrize("style", ["WSD", "cosine", "linear", "constant"])
 @pytest.mark.parametrize("wsd_style", ["linear", "cosine", "exponential", "minus_sqrt"])
-@pytest.mark.parametrize(("warmup", "decay", "wsd_decay"), [(10, 100, 20), (0, 37, 5), (3, 64, 61)])
+@pytest.mark.parametrize(
+    ("warmup", "decay", "wsd_decay"), [(10, 100, 20), (0, 37, 5), (3, 64, 61), (4, 30, 0), (0, 9, 0)]
+)
 def test_rates_are_equal(style, wsd_style, warmup, decay, wsd_decay):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     # Both in samples of a batch of 8 there, in updates here.

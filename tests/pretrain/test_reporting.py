@@ -7,6 +7,7 @@ import sys
 import pytest
 from rank_pool import run_ranks
 
+from pretrain.checkpoint import latest_iteration
 from pretrain.device_peaks import peak_tflops
 from pretrain.errors import PretrainDataError, PretrainDependencyError
 from pretrain.loop import pretrain
@@ -45,6 +46,26 @@ def test_validation_data_of_another_vocabulary_is_refused_before_the_first_step(
     with pytest.raises(PretrainDataError, match="has a vocabulary of 62, the training data one of 61"):
         pretrain(recipe.model_copy(update={"validation": other}), silent)
     assert not recipe.save.exists()
+
+
+def test_losses_of_a_run_that_diverges_end_neither_the_run_nor_the_json(recipe, monkeypatch):
+    """exp of a loss above 709 is no float, and JSON has no NaN."""
+    losses = {"safe": 800.0, "moral": math.nan, "other": math.inf, "fine": 1.0}
+    monkeypatch.setattr("pretrain.validation.Validation.losses", lambda self, training: losses)
+    lines = []
+    pretrain(recipe.model_copy(update={"validation": recipe.data}), lines.append)
+    assert latest_iteration(recipe.save) == 8
+    assert lines[-1] == (
+        " validation loss at iteration 8 | safe loss: 8.000000E+02 | safe PPL: INF | moral loss: NAN | moral PPL: NAN |"
+        " other loss: INF | other PPL: INF | fine loss: 1.000000E+00 | fine PPL: 2.718282E+00 |"
+    )
+
+    def refuse(name):
+        raise ValueError(f"{name} is no JSON")
+
+    last = (recipe.save / "metrics.jsonl").read_text().splitlines()[-1]
+    found = json.loads(last, parse_constant=refuse)["validation_loss"]
+    assert found == {"safe": 800.0, "moral": None, "other": None, "fine": 1.0}
 
 
 def test_tensorboard_holds_the_curves(recipe, tmp_path):

@@ -1,5 +1,7 @@
 """Golden values of the learning-rate schedule."""
 
+import dataclasses
+
 import pytest
 
 from pretrain.schedule import Schedule, learning_rate
@@ -27,6 +29,12 @@ def test_warm_up_is_linear_and_the_end_is_the_minimum(style):
     assert [learning_rate(update, schedule(style)) for update in (1, 5, 10)] == pytest.approx([1e-4, 5e-4, 1e-3])
     end = 1e-3 if style == "constant" else 1e-4
     assert [learning_rate(update, schedule(style)) for update in (100, 101, 500)] == pytest.approx([end] * 3)
+
+
+@pytest.mark.parametrize("wsd_style", GOLDEN)
+def test_wsd_without_decay_keeps_the_peak_to_its_last_update(wsd_style):
+    flat = dataclasses.replace(schedule(wsd_style=wsd_style), wsd_decay_updates=0, min_lr=0.0)
+    assert [learning_rate(update, flat) for update in (11, 99, 100, 101)] == [1e-3, 1e-3, 1e-3, 0]
 
 
 def test_shapes_between_warm_up_and_end():
