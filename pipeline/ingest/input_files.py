@@ -1,6 +1,8 @@
 """The input files of a run: one file is one shard. The list is frozen at the first run, so that shard numbers stay."""
 
 import json
+import os
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
@@ -118,11 +120,28 @@ def _hub_files(source: Source) -> list[InputFile]:
     if source.split not in splits:
         raise RecipeError(f"source {source.name}: {source.path} has no split {source.split!r}, only {sorted(splits)}")
     files = []
-    for uri in sorted(map(str, splits[source.split])):
+    uris = sorted(map(str, splits[source.split]))
+    for uri, name in zip(uris, _hub_names(uris), strict=True):
         suffixes = [s for s in PurePosixPath(uri).suffixes if s not in _COMPRESSIONS]
         kind = _HUB_FORMATS.get(suffixes[-1] if suffixes else "")
         if kind is None:
             raise RecipeError(f"source {source.name}: {uri}: only Parquet and JSON lines are read from the Hub")
         remote = "://" in uri
-        files.append(InputFile(source.name, kind, PurePosixPath(uri).name, uri, uri if remote else None))
+        files.append(InputFile(source.name, kind, name, uri, uri if remote else None))
     return files
+
+
+def _hub_names(uris: list[str]) -> list[str]:
+    """The files' own names; where several have the same one, their paths inside the repository, which differ."""
+    names = [PurePosixPath(uri).name for uri in uris]
+    count = Counter(names)
+    return [
+        name if count[name] == 1 else _path_in_repository(uri, uris) for name, uri in zip(names, uris, strict=True)
+    ]
+
+
+def _path_in_repository(uri: str, uris: list[str]) -> str:
+    """The path behind ORG/NAME@COMMIT/; of local files, below the folder that holds all of `uris`."""
+    if "://" in uri:
+        return uri.partition("@")[2].partition("/")[2] or uri
+    return PurePosixPath(uri).relative_to(os.path.commonpath(uris)).as_posix()

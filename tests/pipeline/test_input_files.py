@@ -1,6 +1,8 @@
 """Where documents come from: files, folders, globs, data sets in the Hub's layout; a frozen list stays what it was."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -64,3 +66,25 @@ def test_a_data_set_in_the_hubs_layout(tmp_path):
     assert {f.format for f in files} == {"parquet"}
     with pytest.raises(RecipeError, match="no split 'dev'"):
         list_input_files(recipe_of(tmp_path, format="hub", path=str(tmp_path / "org_name"), split="dev"))
+
+
+def test_hub_files_of_one_name_in_two_folders_are_told_apart(tmp_path):
+    for name in ("A/train.jsonl", "B/train.jsonl", "C/train-2.jsonl"):
+        file = tmp_path / "org_name" / "data" / name
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({"text": name}) + "\n")
+    source = {"format": "hub", "path": str(tmp_path / "org_name")}
+    files = list_input_files(recipe_of(tmp_path, **source))
+    assert [f.name for f in files] == ["A/train.jsonl", "B/train.jsonl", "train-2.jsonl"]
+
+
+def test_names_of_hub_files_are_theirs_inside_the_repository(monkeypatch):
+    root = "hf://datasets/org/name@0123456789abcdef0123456789abcdef01234567"
+    paths = ["data/A@1/train.jsonl", "data/B/train.jsonl", "train.jsonl", "data/A@1/more.jsonl"]
+    config = SimpleNamespace(data_files={"train": [f"{root}/{path}" for path in paths]})
+    monkeypatch.setattr("datasets.load_dataset_builder", lambda *_, **__: SimpleNamespace(config=config))
+    files = list_input_files(recipe_of(Path("/nowhere"), format="hub", path="org/name"))
+    assert {f.uri.removeprefix(f"{root}/"): f.name for f in files} == {
+        **{path: path for path in paths[:3]},
+        "data/A@1/more.jsonl": "more.jsonl",
+    }
