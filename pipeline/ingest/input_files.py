@@ -135,9 +135,7 @@ def _hub_names(uris: list[str]) -> list[str]:
     """The files' own names; where several have the same one, their paths inside the repository, which differ."""
     names = [PurePosixPath(uri).name for uri in uris]
     count = Counter(names)
-    return [
-        name if count[name] == 1 else _path_in_repository(uri, uris) for name, uri in zip(names, uris, strict=True)
-    ]
+    return [name if count[name] == 1 else _path_in_repository(uri, uris) for name, uri in zip(names, uris, strict=True)]
 
 
 def _path_in_repository(uri: str, uris: list[str]) -> str:
