@@ -119,7 +119,7 @@ class ReadRecords(PipelineStep):
                 continue
             try:
                 row = json.loads(line)
-            except (UnicodeDecodeError, ValueError) as error:
+            except (UnicodeDecodeError, ValueError, RecursionError) as error:  # the last: thousands of brackets
                 reason = "invalid_utf8" if isinstance(error, UnicodeDecodeError) else "invalid_json"
                 self._refuse(locator, reason, f"line {number}: {error}")
                 continue
