@@ -141,13 +141,17 @@ class ReadRecords(PipelineStep):
                 )
             number = 0
             for batch in table.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
-                for row in batch.to_pylist():
+                for row in _rows(batch):
                     number += 1
+                    locator = f"{self.file.name}:{number}"
                     self.task.read()
-                    document = self._row(row, f"{self.file.name}:{number}")
+                    if isinstance(row, UnicodeDecodeError):
+                        self._refuse(locator, "invalid_utf8", f"row {number}: {row}")
+                        continue
+                    document = self._row(row, locator)
                     if document is not None:
                         yield document
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:  # the last: a column's name
             raise DataError(
                 f"{self.file.uri}: cannot be read as Parquet: {error}; replace the file, then: safetrove rerun "
                 f"{self.task.run.root} --stage {self.task.stage} --failed"
@@ -170,6 +174,16 @@ class ReadRecords(PipelineStep):
             return None
         url = row.get(self.source.url_column) if self.source.url_column else None
         return self._document(locator, text, False, str(url or ""))
+
+
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any] | UnicodeDecodeError]:
+    """The rows of a batch; in the place of one with a string that is no UTF-8, which Parquet does not check, the error."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            return [error]
+        return [row for number in range(batch.num_rows) for row in _rows(batch.slice(number, 1))]
 
 
 class EndlessLineError(Exception):

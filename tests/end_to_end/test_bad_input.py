@@ -42,7 +42,10 @@ def test_bad_rows_are_quarantined_each_with_its_reason(tmp_path):
         jsonl(row("a"))
         + b"this is no json\n"
         + b'{"id": "b", "text": "caf\xe9 with a broken byte in it"}\n'
-        + b'{"id": "deep", "text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
+        + b'{"id": "deep", "text": '
+        + b"[" * 100_000
+        + b"]" * 100_000
+        + b"}\n"
         + jsonl({"id": "c"}, {"id": "d", "text": 5}, ["not", "an", "object"], {"id": "e", "text": ""})
         + jsonl({"id": "f", "text": "x" * 20_000_000}, row("g"))
     )

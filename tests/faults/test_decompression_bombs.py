@@ -14,6 +14,7 @@ import pytest
 import zstandard
 from warcio.warcwriter import WARCWriter
 
+from classifiers.errors import DataError
 from pipeline.ingest import warc_records
 from pipeline.ingest.input_files import InputFile
 from pipeline.ingest.warc_records import read_warc
@@ -115,6 +116,22 @@ def test_parquet_is_read_in_every_encoding(tmp_path, options):
     texts = [f"{GOOD} {number}" for number in range(10)]
     _, kept, _ = ingest(tmp_path, "texts.parquet", parquet(texts, **options))
     assert kept == [str(number) for number in range(10)]
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_a_text_that_is_no_utf8_costs_its_row_of_a_parquet_file_alone(tmp_path, dictionary):
+    texts = pa.array([f"{GOOD} {number}".encode() for number in range(5)] + [b"caf\xe9"] + [GOOD.encode()])
+    unchecked = pa.Array.from_buffers(pa.string(), len(texts), texts.buffers())
+    content = parquet(unchecked.dictionary_encode() if dictionary else unchecked)
+    manifest, kept, entries = ingest(tmp_path, "texts.parquet", content)
+    assert kept == ["0", "1", "2", "3", "4", "6"] and manifest.rows.quarantined == {"invalid_utf8": 1}
+    assert entries[0]["record"] == "texts.parquet:6" and entries[0]["detail"].startswith("row 6: 'utf-8' codec")
+
+
+def test_a_parquet_file_whose_column_has_no_name_in_utf8_is_named(tmp_path):
+    content = parquet([GOOD], store_schema=False)
+    with pytest.raises(DataError, match=r"texts\.parquet: cannot be read as Parquet: 'utf-8' codec"):
+        ingest(tmp_path, "texts.parquet", content.replace(b"text", b"te\xe9t"))
 
 
 @pytest.mark.parametrize("frames", [1, 2])
