@@ -12,7 +12,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from classifiers.chunks import encodable
 from classifiers.errors import DataError
-from pipeline.ingest.compressed_files import unpacked
+from pipeline.ingest.compressed_files import DAMAGED, unpacked
 from pipeline.ingest.documents import document_id
 from pipeline.ingest.extraction import decode_html, is_html
 from pipeline.ingest.input_files import InputFile
@@ -107,7 +107,7 @@ class ReadRecords(PipelineStep):
                 self.task.read()
                 self._refuse(locator, "decompression_bomb", f"the file is not read beyond line {number}: {error}")
                 return
-            except (EOFError, OSError, ValueError) as error:  # the compressed stream breaks off here
+            except DAMAGED as error:  # the compressed stream breaks off here
                 self.task.read()
                 self._refuse(locator, "truncated", f"the file cannot be read beyond line {number - 1}: {error}")
                 return

@@ -1,9 +1,12 @@
 """Small files that unpack to enormous ones, and files that break off: bounded memory and work, one entry in quarantine."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
+import random
 import resource
 import time
 import zlib
@@ -144,6 +147,19 @@ def test_a_zstd_file_is_read_to_its_end_and_a_truncated_one_says_so(tmp_path, fr
     manifest, fewer, entries = ingest(tmp_path, "cut.jsonl.zst", content[: -len(content) // 5])
     assert fewer == kept[: len(fewer)] and len(fewer) < len(kept)
     assert manifest.rows.quarantined == {"truncated": 1} and "cannot be read beyond line" in entries[0]["detail"]
+
+
+@pytest.mark.parametrize("ending", ["gz", "xz", "bz2"])  # zstd finds damage at a frame's end, if at all
+@pytest.mark.parametrize("share", [0, 0.5], ids=["at its beginning", "in its middle"])
+def test_a_damaged_file_keeps_what_can_be_read(tmp_path, ending, share):
+    pack = {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress}[ending]
+    names = [random.Random(number).randbytes(200).hex() for number in range(5000)]
+    content = bytearray(pack(b"".join(map(row, names))))
+    place = int(share * len(content)) or 20
+    content[place : place + 40] = b"\xff" * 40
+    manifest, kept, entries = ingest(tmp_path, f"damaged.jsonl.{ending}", bytes(content))
+    assert manifest.rows.missing() == 0 and kept == names[: len(kept)] and len(kept) < len(names)
+    assert entries[-1]["reason"] == "truncated" and "cannot be read beyond line" in entries[-1]["detail"]
 
 
 def warc(*payloads, http_headers=b""):
