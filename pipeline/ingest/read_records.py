@@ -69,10 +69,9 @@ class ReadRecords(PipelineStep):
             self.task.metrics["warc_records_that_are_no_documents"] = other
 
     def _page(self, record: WarcRecord) -> Document | None:
+        # without a WARC-Record-ID only the place in this file is known, and another file has the same one
+        locator = f"{self.file.name}:{record.locator}" if record.locator.startswith("offset:") else record.locator
         if record.error is not None:
-            locator = (
-                record.locator if not record.locator.startswith("offset:") else f"{self.file.name}:{record.locator}"
-            )
             self._refuse(locator, record.error.split(":")[0].split(" at ")[0].replace(" ", "_"), record.error)
             return None
         if record.status and not record.status.startswith("2"):
@@ -84,12 +83,12 @@ class ReadRecords(PipelineStep):
             return None
         text = decode_html(record.payload, record.content_type)
         if text is None:
-            self._refuse(record.locator, "undecodable", "the bytes are no text in any character set that was tried")
+            self._refuse(locator, "undecodable", "the bytes are no text in any character set that was tried")
             return None
         if len(text) > self.maximum:
-            self._refuse(record.locator, "too_long", f"{len(text)} characters, more than ingest.maximum_characters")
+            self._refuse(locator, "too_long", f"{len(text)} characters, more than ingest.maximum_characters")
             return None
-        return self._document(record.locator, text, not plain, record.url)
+        return self._document(locator, text, not plain, record.url)
 
     # ---- JSON lines
 

@@ -73,6 +73,18 @@ def test_two_documents_with_one_id_are_quarantined_with_their_texts(tmp_path):
     assert {e["text"][:8] for e in entries} == {"One text", "Another."}
 
 
+def test_warc_records_without_an_id_are_told_apart_by_their_files(tmp_path):
+    def warc(text):
+        head = "WARC/1.0\r\nWARC-Type: resource\r\nWARC-Target-URI: http://e.example/\r\nContent-Type: text/plain"
+        return f"{head}\r\nContent-Length: {len(text)}\r\n\r\n{text}\r\n\r\n".encode()
+
+    content = {"one.warc": warc(GOOD), "two.warc": warc(GOOD[::-1])}
+    stages, _, _ = ingest(tmp_path, content, format="warc")
+    assert stages["documents"]["rows"]["kept"] == 2 and stages["documents"]["rows"]["quarantined"] == {}
+    records = [pq.read_table(path)["record"].to_pylist() for path in sorted((tmp_path / "run" / "documents").iterdir())]
+    assert records == [["one.warc:offset:0"], ["two.warc:offset:0"]]
+
+
 def test_exact_duplicates_are_dropped_over_shards(tmp_path):
     same = {"text": GOOD * 2}
     content = {"one.jsonl": jsonl({"id": "z", **same}), "two.jsonl": jsonl({"id": "a", **same}, row("b"))}
