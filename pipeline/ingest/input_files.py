@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 import fsspec
@@ -85,10 +86,14 @@ def _plain_files(source: Source) -> list[InputFile]:
     elif path.is_dir():
         base, found = path, sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
     else:
-        fixed = [part for part in path.parts if not any(c in part for c in "*?[")]
-        base = Path(*fixed) if len(fixed) < len(path.parts) else path.parent
+        base = Path(*_before_wildcards(path.parts))
         found = sorted(p for p in base.glob(str(path.relative_to(base))) if p.is_file()) if base.is_dir() else []
     return [InputFile(source.name, source.format, p.relative_to(base).as_posix(), str(p)) for p in found]
+
+
+def _before_wildcards(parts: tuple[str, ...]) -> list[str]:
+    """The folders that lead to a glob's first wildcard; of a path without one, all but its last part."""
+    return list(takewhile(lambda part: not set("*?[") & set(part), parts[:-1]))
 
 
 def _remote_files(source: Source) -> list[InputFile]:

@@ -32,6 +32,8 @@ def folder(tmp_path):
     [
         ("in", ["a/1.jsonl", "a/3.txt", "b/2.jsonl"]),
         ("in/*/*.jsonl", ["a/1.jsonl", "b/2.jsonl"]),
+        ("in/*/1.jsonl", ["a/1.jsonl"]),
+        ("*/a/*.jsonl", ["in/a/1.jsonl"]),
         ("in/a/1.jsonl", ["1.jsonl"]),
     ],
 )
