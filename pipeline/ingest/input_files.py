@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
@@ -46,7 +46,8 @@ def input_files(recipe: Recipe, run: RunFolder) -> list[InputFile]:
             f"{run.root}: the input files are not those of the first run:\n" + "\n".join(lines) + "\n"
             "Put them back, or take a new --output folder."
         )
-    return frozen
+    pins = {file.uri: file.pin for file in found}
+    return [replace(file, pin=pins[file.uri]) for file in frozen]  # a remote file may hold something else by now
 
 
 def frozen_input_files(run: RunFolder) -> list[InputFile] | None:
@@ -58,10 +59,9 @@ def frozen_input_files(run: RunFolder) -> list[InputFile] | None:
 
 
 def freeze_input_files(files: list[InputFile], run: RunFolder) -> None:
-    """Write the list into the run folder, once."""
-    path = run.root / "inputs.json"
-    if not path.is_file():
-        write_json(path, [asdict(f) for f in files])
+    """Write the list into the run folder: at the first run, and where remote files have other versions by now."""
+    if frozen_input_files(run) != files:
+        write_json(run.root / "inputs.json", [asdict(f) for f in files])
 
 
 def list_input_files(recipe: Recipe) -> list[InputFile]:
@@ -97,19 +97,27 @@ def _before_wildcards(parts: tuple[str, ...]) -> list[str]:
 
 
 def _remote_files(source: Source) -> list[InputFile]:
+    """The same rules for an address of fsspec; its files are pinned to what the store says of their version."""
     filesystem, path = fsspec.core.url_to_fs(source.path)
-    found = [path] if filesystem.isfile(path) else sorted(filesystem.glob(path if "*" in path else f"{path}/**"))
-    base = path.split("*")[0].rpartition("/")[0]
+    base = PurePosixPath(*_before_wildcards(PurePosixPath(path).parts))
+    if filesystem.isfile(path):
+        found = [path]
+    elif any(c in path for c in "*?["):
+        found = [p for p in sorted(filesystem.glob(path)) if filesystem.isfile(p)]
+    elif filesystem.isdir(path):
+        base = PurePosixPath(path)
+        found = [p for p in sorted(filesystem.find(path)) if not PurePosixPath(p).name.startswith(".")]
+    else:
+        found = []
     return [
         InputFile(
             source.name,
             source.format,
-            str(PurePosixPath(p).relative_to(base)) if p.startswith(base + "/") else PurePosixPath(p).name,
+            PurePosixPath(p).relative_to(base).as_posix(),
             filesystem.unstrip_protocol(p),
             filesystem.ukey(p),
         )
         for p in found
-        if filesystem.isfile(p)
     ]
 
 
