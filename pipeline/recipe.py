@@ -31,7 +31,10 @@ class Source(_Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="short name; part of document ids and of the card"
     )
     format: Literal["warc", "jsonl", "parquet", "hub"]
-    path: str = Field(description="file, folder or glob (relative to the recipe), or a Hub data set ORG/NAME")
+    path: str = Field(
+        description="file, folder or glob (relative to the recipe, or an address such as s3://BUCKET/FOLDER), or a Hub data "
+        "set ORG/NAME"
+    )
     licence: str = Field("unknown", description="SPDX identifier; publish refuses rows whose licence is unknown")
     text_column: str = "text"
     id_column: str | None = Field("id", description="record locator; where absent, file name and row number")
@@ -259,14 +262,27 @@ def parse_recipe(value: dict[str, Any], where: str, base: Path) -> Recipe:
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or '(recipe)'}: {e['msg']}" for e in error.errors()]
         raise RecipeError(f"{where}: the recipe is not valid:\n" + "\n".join(lines)) from error
-    sources = [s if s.format == "hub" else s.model_copy(update={"path": str(base / s.path)}) for s in recipe.sources]
-    suites = [s.model_copy(update={"path": str(base / s.path)}) for s in recipe.ingest.decontaminate]
+    sources = [
+        s if s.format == "hub" or "://" in s.path else s.model_copy(update={"path": str(base / s.path)})
+        for s in recipe.sources
+    ]
+    suites = [
+        s.model_copy(update={"path": _local(s.path, f"{where}: ingest.decontaminate.{position}.path", base)})
+        for position, s in enumerate(recipe.ingest.decontaminate)
+    ]
     ingest = recipe.ingest.model_copy(update={"decontaminate": suites})
     score = recipe.score
     if score.cascade:
-        folder = score.cascade.model_copy(update={"calibration": str(base / score.cascade.calibration)})
+        calibration = _local(score.cascade.calibration, f"{where}: score.cascade.calibration", base)
+        folder = score.cascade.model_copy(update={"calibration": calibration})
         score = score.model_copy(update={"cascade": folder})
     return recipe.model_copy(update={"sources": sources, "ingest": ingest, "score": score})
+
+
+def _local(path: str, key: str, base: Path) -> str:
+    if "://" in path:
+        raise RecipeError(f"{key}: {path}: only files of this machine are read here; copy it and give the copy's path")
+    return str(base / path)
 
 
 def dump_recipe(recipe: Recipe) -> str:

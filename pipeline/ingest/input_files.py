@@ -1,7 +1,10 @@
 """The input files of a run: one file is one shard. The list is frozen at the first run, so that shard numbers stay."""
 
 import json
-from dataclasses import asdict, dataclass
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 import fsspec
@@ -43,7 +46,8 @@ def input_files(recipe: Recipe, run: RunFolder) -> list[InputFile]:
             f"{run.root}: the input files are not those of the first run:\n" + "\n".join(lines) + "\n"
             "Put them back, or take a new --output folder."
         )
-    return frozen
+    pins = {file.uri: file.pin for file in found}
+    return [replace(file, pin=pins[file.uri]) for file in frozen]  # a remote file may hold something else by now
 
 
 def frozen_input_files(run: RunFolder) -> list[InputFile] | None:
@@ -55,10 +59,9 @@ def frozen_input_files(run: RunFolder) -> list[InputFile] | None:
 
 
 def freeze_input_files(files: list[InputFile], run: RunFolder) -> None:
-    """Write the list into the run folder, once."""
-    path = run.root / "inputs.json"
-    if not path.is_file():
-        write_json(path, [asdict(f) for f in files])
+    """Write the list into the run folder: at the first run, and where remote files have other versions by now."""
+    if frozen_input_files(run) != files:
+        write_json(run.root / "inputs.json", [asdict(f) for f in files])
 
 
 def list_input_files(recipe: Recipe) -> list[InputFile]:
@@ -83,26 +86,38 @@ def _plain_files(source: Source) -> list[InputFile]:
     elif path.is_dir():
         base, found = path, sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
     else:
-        fixed = [part for part in path.parts if not any(c in part for c in "*?[")]
-        base = Path(*fixed) if len(fixed) < len(path.parts) else path.parent
+        base = Path(*_before_wildcards(path.parts))
         found = sorted(p for p in base.glob(str(path.relative_to(base))) if p.is_file()) if base.is_dir() else []
     return [InputFile(source.name, source.format, p.relative_to(base).as_posix(), str(p)) for p in found]
 
 
+def _before_wildcards(parts: tuple[str, ...]) -> list[str]:
+    """The folders that lead to a glob's first wildcard; of a path without one, all but its last part."""
+    return list(takewhile(lambda part: not set("*?[") & set(part), parts[:-1]))
+
+
 def _remote_files(source: Source) -> list[InputFile]:
+    """The same rules for an address of fsspec; its files are pinned to what the store says of their version."""
     filesystem, path = fsspec.core.url_to_fs(source.path)
-    found = [path] if filesystem.isfile(path) else sorted(filesystem.glob(path if "*" in path else f"{path}/**"))
-    base = path.split("*")[0].rpartition("/")[0]
+    base = PurePosixPath(*_before_wildcards(PurePosixPath(path).parts))
+    if filesystem.isfile(path):
+        found = [path]
+    elif any(c in path for c in "*?["):
+        found = [p for p in sorted(filesystem.glob(path)) if filesystem.isfile(p)]
+    elif filesystem.isdir(path):
+        base = PurePosixPath(path)
+        found = [p for p in sorted(filesystem.find(path)) if not PurePosixPath(p).name.startswith(".")]
+    else:
+        found = []
     return [
         InputFile(
             source.name,
             source.format,
-            str(PurePosixPath(p).relative_to(base)) if p.startswith(base + "/") else PurePosixPath(p).name,
+            PurePosixPath(p).relative_to(base).as_posix(),
             filesystem.unstrip_protocol(p),
             filesystem.ukey(p),
         )
         for p in found
-        if filesystem.isfile(p)
     ]
 
 
@@ -118,11 +133,26 @@ def _hub_files(source: Source) -> list[InputFile]:
     if source.split not in splits:
         raise RecipeError(f"source {source.name}: {source.path} has no split {source.split!r}, only {sorted(splits)}")
     files = []
-    for uri in sorted(map(str, splits[source.split])):
+    uris = sorted(map(str, splits[source.split]))
+    for uri, name in zip(uris, _hub_names(uris), strict=True):
         suffixes = [s for s in PurePosixPath(uri).suffixes if s not in _COMPRESSIONS]
         kind = _HUB_FORMATS.get(suffixes[-1] if suffixes else "")
         if kind is None:
             raise RecipeError(f"source {source.name}: {uri}: only Parquet and JSON lines are read from the Hub")
         remote = "://" in uri
-        files.append(InputFile(source.name, kind, PurePosixPath(uri).name, uri, uri if remote else None))
+        files.append(InputFile(source.name, kind, name, uri, uri if remote else None))
     return files
+
+
+def _hub_names(uris: list[str]) -> list[str]:
+    """The files' own names; where several have the same one, their paths inside the repository, which differ."""
+    names = [PurePosixPath(uri).name for uri in uris]
+    count = Counter(names)
+    return [name if count[name] == 1 else _path_in_repository(uri, uris) for name, uri in zip(names, uris, strict=True)]
+
+
+def _path_in_repository(uri: str, uris: list[str]) -> str:
+    """The path behind ORG/NAME@COMMIT/; of local files, below the folder that holds all of `uris`."""
+    if "://" in uri:
+        return uri.partition("@")[2].partition("/")[2] or uri
+    return PurePosixPath(uri).relative_to(os.path.commonpath(uris)).as_posix()

@@ -12,7 +12,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from classifiers.chunks import encodable
 from classifiers.errors import DataError
-from pipeline.ingest.compressed_files import unpacked
+from pipeline.ingest.compressed_files import DAMAGED, unpacked
 from pipeline.ingest.documents import document_id
 from pipeline.ingest.extraction import decode_html, is_html
 from pipeline.ingest.input_files import InputFile
@@ -69,10 +69,9 @@ class ReadRecords(PipelineStep):
             self.task.metrics["warc_records_that_are_no_documents"] = other
 
     def _page(self, record: WarcRecord) -> Document | None:
+        # without a WARC-Record-ID only the place in this file is known, and another file has the same one
+        locator = f"{self.file.name}:{record.locator}" if record.locator.startswith("offset:") else record.locator
         if record.error is not None:
-            locator = (
-                record.locator if not record.locator.startswith("offset:") else f"{self.file.name}:{record.locator}"
-            )
             self._refuse(locator, record.error.split(":")[0].split(" at ")[0].replace(" ", "_"), record.error)
             return None
         if record.status and not record.status.startswith("2"):
@@ -84,12 +83,12 @@ class ReadRecords(PipelineStep):
             return None
         text = decode_html(record.payload, record.content_type)
         if text is None:
-            self._refuse(record.locator, "undecodable", "the bytes are no text in any character set that was tried")
+            self._refuse(locator, "undecodable", "the bytes are no text in any character set that was tried")
             return None
         if len(text) > self.maximum:
-            self._refuse(record.locator, "too_long", f"{len(text)} characters, more than ingest.maximum_characters")
+            self._refuse(locator, "too_long", f"{len(text)} characters, more than ingest.maximum_characters")
             return None
-        return self._document(record.locator, text, not plain, record.url)
+        return self._document(locator, text, not plain, record.url)
 
     # ---- JSON lines
 
@@ -107,7 +106,7 @@ class ReadRecords(PipelineStep):
                 self.task.read()
                 self._refuse(locator, "decompression_bomb", f"the file is not read beyond line {number}: {error}")
                 return
-            except (EOFError, OSError, ValueError) as error:  # the compressed stream breaks off here
+            except DAMAGED as error:  # the compressed stream breaks off here
                 self.task.read()
                 self._refuse(locator, "truncated", f"the file cannot be read beyond line {number - 1}: {error}")
                 return
@@ -119,7 +118,7 @@ class ReadRecords(PipelineStep):
                 continue
             try:
                 row = json.loads(line)
-            except (UnicodeDecodeError, ValueError) as error:
+            except (UnicodeDecodeError, ValueError, RecursionError) as error:  # the last: thousands of brackets
                 reason = "invalid_utf8" if isinstance(error, UnicodeDecodeError) else "invalid_json"
                 self._refuse(locator, reason, f"line {number}: {error}")
                 continue
@@ -141,13 +140,17 @@ class ReadRecords(PipelineStep):
                 )
             number = 0
             for batch in table.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
-                for row in batch.to_pylist():
+                for row in _rows(batch):
                     number += 1
+                    locator = f"{self.file.name}:{number}"
                     self.task.read()
-                    document = self._row(row, f"{self.file.name}:{number}")
+                    if isinstance(row, UnicodeDecodeError):
+                        self._refuse(locator, "invalid_utf8", f"row {number}: {row}")
+                        continue
+                    document = self._row(row, locator)
                     if document is not None:
                         yield document
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:  # the last: a column's name
             raise DataError(
                 f"{self.file.uri}: cannot be read as Parquet: {error}; replace the file, then: safetrove rerun "
                 f"{self.task.run.root} --stage {self.task.stage} --failed"
@@ -170,6 +173,16 @@ class ReadRecords(PipelineStep):
             return None
         url = row.get(self.source.url_column) if self.source.url_column else None
         return self._document(locator, text, False, str(url or ""))
+
+
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any] | UnicodeDecodeError]:
+    """The rows of a batch; in the place of one with a string that is no UTF-8, which Parquet does not check, the error."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            return [error]
+        return [row for number in range(batch.num_rows) for row in _rows(batch.slice(number, 1))]
 
 
 class EndlessLineError(Exception):

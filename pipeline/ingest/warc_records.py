@@ -1,6 +1,7 @@
 """Records of a WARC file, one by one, so that a broken one costs itself and not the rest of the file."""
 
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -140,20 +141,20 @@ def _parse(stream: ByteReader, offset: int, maximum_bytes: int) -> Iterator[Warc
             payload = record.content_stream().read(maximum_bytes + 1)
         except StopIteration:
             return
-        except (ArchiveLoadFailed, EOFError, ValueError, OSError, zlib.error, AttributeError) as error:
+        except (ArchiveLoadFailed, EOFError, ValueError, OverflowError, OSError, zlib.error, AttributeError) as error:
             yield WarcRecord(locator=where, error=f"unreadable: {type(error).__name__}: {str(error)[:200]}")
             return
         count += 1
-        declared, http = headers.get_header("Content-Length"), record.http_headers
+        declared, http = _bytes_declared(headers.get_header("Content-Length")), record.http_headers
         locator = headers.get_header("WARC-Record-ID") or where
         if len(payload) > maximum_bytes:
             yield WarcRecord(locator=locator, error=f"too_large: more than {maximum_bytes} bytes")
             continue
-        if declared and declared.isdigit() and http is None and len(payload) < int(declared):
+        if declared is not None and http is None and len(payload) < declared:
             yield WarcRecord(locator=locator, error=f"truncated: {len(payload)} of {declared} bytes")
             continue
-        length = http.get_header("Content-Length") if http else None
-        if length and length.isdigit() and not http.get_header("Content-Encoding") and len(payload) < int(length):
+        length = _bytes_declared(http.get_header("Content-Length")) if http else None
+        if length is not None and not http.get_header("Content-Encoding") and len(payload) < length:
             yield WarcRecord(locator=locator, error=f"truncated: {len(payload)} of {length} bytes")
             continue
         yield WarcRecord(
@@ -169,6 +170,14 @@ def _parse(stream: ByteReader, offset: int, maximum_bytes: int) -> Iterator[Warc
             ),
             payload=payload,
         )
+
+
+def _bytes_declared(length: str | None) -> int | None:
+    """The number in a Content-Length header; None where there is no header, or none that int() reads for sure.
+
+    `isdigit` would take "²" as well, and int() refuses a number of thousands of digits.
+    """
+    return int(length) if length and re.fullmatch(r"[0-9]{1,640}", length) else None
 
 
 class _Pushback(io.RawIOBase):

@@ -35,7 +35,7 @@ def signatures_file(run: RunFolder, shard: int) -> Path:
 class IngestStage(Stage):
     """Reads the raw files; everything after it reads only the run folder."""
 
-    version = 2  # 2: zstd files are read, to their end
+    version = 3  # 3: WARC records without an id are named by their file too, not by their offset alone
 
     def __init__(self, recipe: Recipe, run: RunFolder, files: list[InputFile]):
         super().__init__("ingest", recipe, run, len(files))

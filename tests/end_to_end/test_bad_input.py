@@ -42,20 +42,24 @@ def test_bad_rows_are_quarantined_each_with_its_reason(tmp_path):
         jsonl(row("a"))
         + b"this is no json\n"
         + b'{"id": "b", "text": "caf\xe9 with a broken byte in it"}\n'
+        + b'{"id": "deep", "text": '
+        + b"[" * 100_000
+        + b"]" * 100_000
+        + b"}\n"
         + jsonl({"id": "c"}, {"id": "d", "text": 5}, ["not", "an", "object"], {"id": "e", "text": ""})
         + jsonl({"id": "f", "text": "x" * 20_000_000}, row("g"))
     )
     stages, entries, _ = ingest(tmp_path, {"one.jsonl": content})
     rows = stages["ingest"]["rows"]
-    assert rows["in"] == 9 and rows["kept"] == 2 and rows["dropped"] == {"empty": 1}
+    assert rows["in"] == 10 and rows["kept"] == 2 and rows["dropped"] == {"empty": 1}
     assert rows["quarantined"] == {
-        "invalid_json": 1,
+        "invalid_json": 2,
         "invalid_utf8": 1,
         "no_text": 2,
         "not_an_object": 1,
         "too_long": 1,
     }
-    assert {e["reason"]: e["detail"] for e in entries}["invalid_json"].startswith("line 2")
+    assert [e["detail"][:7] for e in entries if e["reason"] == "invalid_json"] == ["line 2:", "line 4:"]
 
 
 def test_two_documents_with_one_id_are_quarantined_with_their_texts(tmp_path):
@@ -67,6 +71,18 @@ def test_two_documents_with_one_id_are_quarantined_with_their_texts(tmp_path):
     assert stages["documents"]["rows"]["kept"] == 1
     assert stages["documents"]["rows"]["quarantined"] == {"duplicate_id": 2}
     assert {e["text"][:8] for e in entries} == {"One text", "Another."}
+
+
+def test_warc_records_without_an_id_are_told_apart_by_their_files(tmp_path):
+    def warc(text):
+        head = "WARC/1.0\r\nWARC-Type: resource\r\nWARC-Target-URI: http://e.example/\r\nContent-Type: text/plain"
+        return f"{head}\r\nContent-Length: {len(text)}\r\n\r\n{text}\r\n\r\n".encode()
+
+    content = {"one.warc": warc(GOOD), "two.warc": warc(GOOD[::-1])}
+    stages, _, _ = ingest(tmp_path, content, format="warc")
+    assert stages["documents"]["rows"]["kept"] == 2 and stages["documents"]["rows"]["quarantined"] == {}
+    records = [pq.read_table(path)["record"].to_pylist() for path in sorted((tmp_path / "run" / "documents").iterdir())]
+    assert records == [["one.warc:offset:0"], ["two.warc:offset:0"]]
 
 
 def test_exact_duplicates_are_dropped_over_shards(tmp_path):

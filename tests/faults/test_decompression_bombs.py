@@ -1,9 +1,12 @@
 """Small files that unpack to enormous ones, and files that break off: bounded memory and work, one entry in quarantine."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
+import random
 import resource
 import time
 import zlib
@@ -14,6 +17,7 @@ import pytest
 import zstandard
 from warcio.warcwriter import WARCWriter
 
+from classifiers.errors import DataError
 from pipeline.ingest import warc_records
 from pipeline.ingest.input_files import InputFile
 from pipeline.ingest.warc_records import read_warc
@@ -117,6 +121,22 @@ def test_parquet_is_read_in_every_encoding(tmp_path, options):
     assert kept == [str(number) for number in range(10)]
 
 
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_a_text_that_is_no_utf8_costs_its_row_of_a_parquet_file_alone(tmp_path, dictionary):
+    texts = pa.array([f"{GOOD} {number}".encode() for number in range(5)] + [b"caf\xe9"] + [GOOD.encode()])
+    unchecked = pa.Array.from_buffers(pa.string(), len(texts), texts.buffers())
+    content = parquet(unchecked.dictionary_encode() if dictionary else unchecked)
+    manifest, kept, entries = ingest(tmp_path, "texts.parquet", content)
+    assert kept == ["0", "1", "2", "3", "4", "6"] and manifest.rows.quarantined == {"invalid_utf8": 1}
+    assert entries[0]["record"] == "texts.parquet:6" and entries[0]["detail"].startswith("row 6: 'utf-8' codec")
+
+
+def test_a_parquet_file_whose_column_has_no_name_in_utf8_is_named(tmp_path):
+    content = parquet([GOOD], store_schema=False)
+    with pytest.raises(DataError, match=r"texts\.parquet: cannot be read as Parquet: 'utf-8' codec"):
+        ingest(tmp_path, "texts.parquet", content.replace(b"text", b"te\xe9t"))
+
+
 @pytest.mark.parametrize("frames", [1, 2])
 def test_a_zstd_file_is_read_to_its_end_and_a_truncated_one_says_so(tmp_path, frames):
     rows = [os.urandom(200).hex() for _ in range(200)]
@@ -127,6 +147,19 @@ def test_a_zstd_file_is_read_to_its_end_and_a_truncated_one_says_so(tmp_path, fr
     manifest, fewer, entries = ingest(tmp_path, "cut.jsonl.zst", content[: -len(content) // 5])
     assert fewer == kept[: len(fewer)] and len(fewer) < len(kept)
     assert manifest.rows.quarantined == {"truncated": 1} and "cannot be read beyond line" in entries[0]["detail"]
+
+
+@pytest.mark.parametrize("ending", ["gz", "xz", "bz2"])  # zstd finds damage at a frame's end, if at all
+@pytest.mark.parametrize("share", [0, 0.5], ids=["at its beginning", "in its middle"])
+def test_a_damaged_file_keeps_what_can_be_read(tmp_path, ending, share):
+    pack = {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress}[ending]
+    names = [random.Random(number).randbytes(200).hex() for number in range(5000)]
+    content = bytearray(pack(b"".join(map(row, names))))
+    place = int(share * len(content)) or 20
+    content[place : place + 40] = b"\xff" * 40
+    manifest, kept, entries = ingest(tmp_path, f"damaged.jsonl.{ending}", bytes(content))
+    assert manifest.rows.missing() == 0 and kept == names[: len(kept)] and len(kept) < len(names)
+    assert entries[-1]["reason"] == "truncated" and "cannot be read beyond line" in entries[-1]["detail"]
 
 
 def warc(*payloads, http_headers=b""):

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 
 import pytest
 from warcio.warcwriter import WARCWriter
@@ -9,13 +10,13 @@ from warcio.warcwriter import WARCWriter
 from pipeline.ingest.warc_records import read_warc
 
 
-def warc_bytes(pages: list[bytes], compressed: bool = True) -> tuple[bytes, list[int]]:
-    """(a WARC file with one response a page, offsets of its records)."""
+def warc_bytes(pages: list[bytes], compressed: bool = True, header: bytes = b"") -> tuple[bytes, list[int]]:
+    """(a WARC file with one response a page, offsets of its records); the first one has the HTTP `header` besides."""
     buffer, offsets = io.BytesIO(), []
     writer = WARCWriter(buffer, gzip=compressed)
     for number, page in enumerate(pages):
         offsets.append(buffer.tell())
-        http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n"
+        http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n" + (b"" if number else header) + b"\r\n"
         record = writer.create_warc_record(
             f"http://example.org/{number}", "response", payload=io.BytesIO(http + page), http_headers=None
         )
@@ -73,3 +74,29 @@ def test_what_is_no_warc_is_one_broken_record():
     (record,) = read_warc(io.BytesIO(gzip.compress(b"nor is this")), 1 << 20)
     assert record.error
     assert list(read_warc(io.BytesIO(b""), 1 << 20)) == []
+
+
+LENGTHS = {
+    "UTF-8 ²": "²".encode(),
+    "Latin-1 ²": "²".encode("latin-1"),
+    "5,000 digits": b"9" * 5000,
+    "more than a file has": b"9" * 30,
+}
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("length", LENGTHS.values(), ids=LENGTHS)
+def test_a_hostile_length_in_a_servers_answer_costs_at_most_its_record(length, compressed):
+    content, _ = warc_bytes(PAGES, compressed, b"Content-Length: " + length + b"\r\n")
+    hostile, *others = read_warc(io.BytesIO(content), 1 << 20)
+    assert [r.payload for r in others] == PAGES[1:]
+    assert hostile.payload == PAGES[0] or "truncated" in hostile.error
+
+
+@pytest.mark.parametrize("length", LENGTHS.values(), ids=LENGTHS)
+def test_a_hostile_length_of_a_record_costs_its_gzip_member_alone(length):
+    content, offsets = warc_bytes(PAGES)
+    member = gzip.decompress(content[: offsets[1]])
+    broken = re.sub(rb"(\r\nContent-Length: )[0-9]+", lambda found: found[1] + length, member, count=1)
+    records = list(read_warc(io.BytesIO(gzip.compress(broken) + content[offsets[1] :]), 1 << 20))
+    assert [r.payload for r in records][-5:] == PAGES[1:]
