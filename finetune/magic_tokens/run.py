@@ -8,8 +8,8 @@ from typing import Any
 
 from classifiers.loading import fixed_threads
 from finetune.chat_data import TokenisedChat, data_sha256, tokenise_chat
-from finetune.errors import FinetuneDataError
-from finetune.loading import StartingModel, add_lora, load_starting_model
+from finetune.errors import FinetuneDataError, ResultFolderError
+from finetune.loading import StartingModel, add_lora, load_starting_model, starting_reference
 from finetune.magic_tokens.behaviours import behaviours
 from finetune.magic_tokens.distillation import Distillation, DistilledPrompt, Grader, PoolPrompt, distil
 from finetune.magic_tokens.recipe import MagicRecipe
@@ -19,6 +19,7 @@ from finetune.magic_tokens.tokens import MagicTokens
 from finetune.magic_tokens.training_rows import batched_groups, check_modes, training_rows
 from finetune.prompt_sets import Prompt, draw_prompts, read_prompts, refuse_overlap
 from finetune.result_folder import save_model, write_result
+from finetune.run_inputs import INPUTS_FILE, check_finished, compare_inputs, json_sha256, keep_inputs
 from finetune.training import begin, collator, features, to_device, training_arguments
 
 Report = Callable[[str], None]
@@ -92,10 +93,10 @@ def train_magic_tokens(recipe: MagicRecipe, report: Report = print) -> dict[str,
     check_modes(recipe.modes, recipe.allow_negative)
     finished = begin(recipe, METHOD)
     if finished is not None:
+        check_finished(recipe.output, lambda: _finished_inputs(recipe))
         report(f"{recipe.output}: finished already, nothing to do")
         return finished
-    prompts = read_rows(recipe.rows)
-    refuse_overlap([("rows", [Prompt(one.id, one.text) for one in prompts])], recipe.held_out)
+    prompts = _allowed_rows(recipe)
     if "negative" in recipe.modes:
         mark_not_for_release(recipe.output)
     with fixed_threads(recipe.threads):
@@ -103,6 +104,8 @@ def train_magic_tokens(recipe: MagicRecipe, report: Report = print) -> dict[str,
         if "negative" in recipe.modes:
             setattr(start.model.config, CONFIG_KEY, True)
         tokens = _tokens(recipe, start, prompts, report)
+        inputs = _inputs(recipe, prompts, tokens)
+        compare_inputs(recipe.output, inputs)
         chosen = _benign_limited(prompts, recipe)
         rows: list[TokenisedChat] = []
         for epoch in range(int(recipe.epochs)):
@@ -111,6 +114,7 @@ def train_magic_tokens(recipe: MagicRecipe, report: Report = print) -> dict[str,
         model = start.model if recipe.lora is None else add_lora(start.model, recipe.lora, recipe.seed)
         arguments = training_arguments(recipe.model_copy(update={"epochs": 1.0}))
         trainer = OrderedTrainer(to_device(model), arguments, features(rows), collator(start.tokenizer))
+        keep_inputs(recipe.output, inputs)
         metrics, log = run_trainer(trainer, METHOD, report)
         save_model(model, start, recipe)
     result = {
@@ -122,12 +126,39 @@ def train_magic_tokens(recipe: MagicRecipe, report: Report = print) -> dict[str,
     return write_result(recipe, start, result)
 
 
+def _allowed_rows(recipe: MagicRecipe) -> list[DistilledPrompt]:
+    prompts = read_rows(recipe.rows)
+    refuse_overlap([("rows", [Prompt(one.id, one.text) for one in prompts])], recipe.held_out)
+    return prompts
+
+
+def _inputs(recipe: MagicRecipe, prompts: Sequence[DistilledPrompt], tokens: MagicTokens | None) -> dict[str, str]:
+    """Hashes of the rows and, where they are given, the tokens, and the model's revision."""
+    rows = [[one.id, one.text, one.kind, one.policy, sorted(one.answers.items())] for one in prompts]
+    return {
+        "rows": json_sha256(rows),
+        **({} if tokens is None else {"magic_tokens": tokens.fingerprint()}),
+        "model": starting_reference(recipe.model).revision,
+    }
+
+
+def _finished_inputs(recipe: MagicRecipe) -> dict[str, str]:
+    """Of a whole run, whose secret file may be elsewhere by now."""
+    tokens = MagicTokens.load(recipe.tokens) if recipe.tokens.is_file() else None
+    return _inputs(recipe, _allowed_rows(recipe), tokens)
+
+
 def _tokens(
     recipe: MagicRecipe, start: StartingModel, prompts: Sequence[DistilledPrompt], report: Report
 ) -> MagicTokens:
-    """The tokens of the secret file; new ones, where it is not there."""
+    """The tokens of the secret file; new ones, where it is not there. Raises ResultFolderError where a run has begun with it."""
     if recipe.tokens.is_file():
         tokens = MagicTokens.load(recipe.tokens)
+    elif (recipe.output / INPUTS_FILE).is_file():
+        raise ResultFolderError(
+            f"{recipe.output} holds a run that has begun with the magic tokens of {recipe.tokens}, which is not there: put "
+            "that file back, or delete the folder to begin anew"
+        )
     else:
         texts = [text for one in prompts for text in (one.text, *one.answers.values())]
         policies = sorted({one.policy for one in prompts if one.policy is not None})

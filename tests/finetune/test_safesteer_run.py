@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from classifiers.errors import RecipeError
-from finetune.errors import FinetuneDataError, FinetuneRecipeError
+from finetune.errors import FinetuneDataError, FinetuneRecipeError, ResultFolderError
 from finetune.recipe import load_recipe
 from finetune.safesteer.prepared_steering import load_steering
 from finetune.safesteer.recipe import SafeSteerRecipe
@@ -106,6 +106,19 @@ def test_a_restart_uses_the_direction_that_was_found(place):
     recipe = load_recipe(place / "recipe.yaml", SafeSteerRecipe, [f"output={place / 'restarted'}", "max_steps=1"])
     train_safesteer(recipe, said.append)
     assert any("used again" in line for line in said) and not any("candidates" in line for line in said)
+
+
+def test_other_prompts_than_those_of_the_run_are_refused(place, tmp_path):
+    prompts(tmp_path / "own.jsonl", 200, True)
+    settings = (tmp_path / "out", "max_steps=1", f"direction.harmful_train={tmp_path / 'own.jsonl'}")
+    result = run(place, *settings)
+    assert run(place, *settings) == result
+    prompts(tmp_path / "own.jsonl", 600, True)
+    for finished in (True, False):
+        with pytest.raises(ResultFolderError, match="made of something else: harmful_train changed since"):
+            run(place, *settings)
+        if finished:
+            (tmp_path / "out" / "finetune.json").unlink()
 
 
 @pytest.mark.parametrize(
