@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from classifiers.loading import fixed_threads
@@ -17,7 +16,7 @@ from finetune.magic_tokens.release_guard import CONFIG_KEY, mark_not_for_release
 from finetune.magic_tokens.rows_file import read_rows, write_rows
 from finetune.magic_tokens.tokens import MagicTokens
 from finetune.magic_tokens.training_rows import batched_groups, check_modes, training_rows
-from finetune.prompt_sets import Prompt, draw_prompts, read_prompts, refuse_overlap
+from finetune.prompt_sets import HeldOut, Prompt, draw_prompts, draw_unseen, dropped_line
 from finetune.result_folder import save_model, write_result
 from finetune.run_inputs import INPUTS_FILE, check_finished, compare_inputs, json_sha256, keep_inputs
 from finetune.training import begin, collator, features, to_device, training_arguments
@@ -36,7 +35,9 @@ def run_distillation(recipe: MagicRecipe, grader: Grader, report: Report = print
         report(f"{recipe.rows}: there already, nothing to do")
         return {}
     settings = recipe.distil
-    prompts = pool(recipe)
+    prompts, dropped = pool(recipe)
+    if (line := dropped_line(dropped)) is not None:
+        report(line)
     work = recipe.rows.with_name(f".{recipe.rows.name}.work")
     every = max(1, len(prompts))
     found: Distillation = distil(
@@ -59,6 +60,7 @@ def run_distillation(recipe: MagicRecipe, grader: Grader, report: Report = print
         "modes": list(recipe.modes),
         "seed": recipe.seed,
         "counts": found.counts,
+        "held_out_dropped": dropped,
     }
     write_rows(recipe.rows, found.prompts, facts)
     shutil.rmtree(work)
@@ -66,20 +68,23 @@ def run_distillation(recipe: MagicRecipe, grader: Grader, report: Report = print
     return found.counts
 
 
-def pool(recipe: MagicRecipe) -> list[PoolPrompt]:
-    """The prompts to be answered, held-out ones refused. Raises FinetuneDataError for one that is risky and benign."""
-    settings = recipe.distil
-
-    def drawn(path: Path, limit: int | None) -> list[Prompt]:
-        prompts = read_prompts(path)
-        return prompts if limit is None else draw_prompts(prompts, limit, recipe.seed)
-
-    risk = drawn(settings.prompts, settings.max_prompts)
-    benign = [] if settings.benign_prompts is None else drawn(settings.benign_prompts, settings.max_benign_prompts)
+def pool(recipe: MagicRecipe) -> tuple[list[PoolPrompt], dict[str, int]]:
+    """The prompts to be answered, and how many of each file were dropped because they are held out. Raises FinetuneDataError
+    where too few are left, and for one that is risky and benign."""
+    settings, held_out = recipe.distil, HeldOut(recipe.held_out)
+    dropped = {}
+    risk, dropped["distil.prompts"] = draw_unseen(
+        "distil.prompts", settings.prompts, settings.max_prompts, recipe.seed, held_out
+    )
+    benign: list[Prompt] = []
+    if settings.benign_prompts is not None:
+        benign, dropped["distil.benign_prompts"] = draw_unseen(
+            "distil.benign_prompts", settings.benign_prompts, settings.max_benign_prompts, recipe.seed, held_out
+        )
     if shared := {prompt.id for prompt in risk} & {prompt.id for prompt in benign}:
         raise FinetuneDataError(f"{settings.benign_prompts}: the id {sorted(shared)[0]} is in {settings.prompts} too")
-    refuse_overlap([("distil.prompts", risk), ("distil.benign_prompts", benign)], recipe.held_out)
-    return [PoolPrompt(p.id, p.text, "risk") for p in risk] + [PoolPrompt(p.id, p.text, "benign") for p in benign]
+    prompts = [PoolPrompt(p.id, p.text, "risk") for p in risk] + [PoolPrompt(p.id, p.text, "benign") for p in benign]
+    return prompts, dropped
 
 
 def train_magic_tokens(recipe: MagicRecipe, report: Report = print) -> dict[str, Any]:
@@ -96,7 +101,9 @@ def train_magic_tokens(recipe: MagicRecipe, report: Report = print) -> dict[str,
         check_finished(recipe.output, lambda: _finished_inputs(recipe))
         report(f"{recipe.output}: finished already, nothing to do")
         return finished
-    prompts = _allowed_rows(recipe)
+    prompts, dropped = _allowed_rows(recipe)
+    if (line := dropped_line({"rows": dropped})) is not None:
+        report(line)
     if "negative" in recipe.modes:
         mark_not_for_release(recipe.output)
     with fixed_threads(recipe.threads):
@@ -119,17 +126,24 @@ def train_magic_tokens(recipe: MagicRecipe, report: Report = print) -> dict[str,
         save_model(model, start, recipe)
     result = {
         "method": METHOD,
-        "data": _data_facts(chosen, rows, recipe),
+        "data": {**_data_facts(chosen, rows, recipe), "held_out_dropped": dropped},
         "metrics": metrics,
         "log": log,
     }
     return write_result(recipe, start, result)
 
 
-def _allowed_rows(recipe: MagicRecipe) -> list[DistilledPrompt]:
+def _allowed_rows(recipe: MagicRecipe) -> tuple[list[DistilledPrompt], int]:
+    """(what of the rows is not held out, how many were dropped). The rows may be older than the list of held-out files."""
     prompts = read_rows(recipe.rows)
-    refuse_overlap([("rows", [Prompt(one.id, one.text) for one in prompts])], recipe.held_out)
-    return prompts
+    kept = HeldOut(recipe.held_out).without(prompts)
+    dropped = len(prompts) - len(kept)
+    if dropped and not any(one.kind == "risk" for one in kept):
+        raise FinetuneDataError(
+            f"{recipe.rows}: {dropped} of {len(prompts)} prompts overlap held-out ones and were dropped, and no risk prompt is "
+            "left: distil other prompts"
+        )
+    return kept, dropped
 
 
 def _inputs(recipe: MagicRecipe, prompts: Sequence[DistilledPrompt], tokens: MagicTokens | None) -> dict[str, str]:
@@ -145,7 +159,7 @@ def _inputs(recipe: MagicRecipe, prompts: Sequence[DistilledPrompt], tokens: Mag
 def _finished_inputs(recipe: MagicRecipe) -> dict[str, str]:
     """Of a whole run, whose secret file may be elsewhere by now."""
     tokens = MagicTokens.load(recipe.tokens) if recipe.tokens.is_file() else None
-    return _inputs(recipe, _allowed_rows(recipe), tokens)
+    return _inputs(recipe, _allowed_rows(recipe)[0], tokens)
 
 
 def _tokens(

@@ -13,7 +13,7 @@ from classifiers.loading import fixed_threads
 from finetune.chat_data import prompt_ids, special_tokens
 from finetune.errors import FinetuneDataError
 from finetune.loading import StartingModel, add_lora, load_starting_model, starting_reference
-from finetune.prompt_sets import Prompt, draw_prompts, read_prompts, refuse_overlap
+from finetune.prompt_sets import HeldOut, Prompt, draw_unseen, dropped_line
 from finetune.result_folder import save_model, write_result
 from finetune.run_inputs import check_finished, compare_inputs, json_sha256, keep_inputs
 from finetune.safesteer.extraction import (
@@ -46,10 +46,12 @@ def train_safesteer(recipe: SafeSteerRecipe, report: Report = print) -> dict[str
     """
     finished = begin(recipe, METHOD)
     if finished is not None:
-        check_finished(recipe.output, lambda: _inputs(recipe, _read_sets(recipe)))
+        check_finished(recipe.output, lambda: _inputs(recipe, _read_sets(recipe)[0]))
         report(f"{recipe.output}: finished already, nothing to do")
         return finished
-    sets = _read_sets(recipe)
+    sets, dropped = _read_sets(recipe)
+    if (line := dropped_line(dropped)) is not None:
+        report(line)
     with fixed_threads(recipe.threads):
         start = load_starting_model(recipe.model)
         inputs = _inputs(recipe, sets)
@@ -79,6 +81,7 @@ def train_safesteer(recipe: SafeSteerRecipe, report: Report = print) -> dict[str
         "answers": len(plan),
         "prompts_sha256": _sha256(encoded),
         **{name: len(sets[name]) for name in _SETS},
+        "held_out_dropped": dropped,
     }
     kept = {f"{name}_after_filter": count for name, count in prepared.kept.items()}
     facts = {"layer": prepared.chosen.layer, "position": prepared.chosen.position, "tokens": len(prepared.tokens)}
@@ -98,12 +101,17 @@ def end_of_turn_ids(start: StartingModel) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _read_sets(recipe: SafeSteerRecipe) -> dict[str, list[Prompt]]:
-    """The five sets of prompts, drawn. Raises FinetuneDataError where a prompt is in two of them, or held out."""
-    sets = {"prompts": draw_prompts(read_prompts(recipe.prompts), recipe.max_prompts, recipe.seed)}
+def _read_sets(recipe: SafeSteerRecipe) -> tuple[dict[str, list[Prompt]], dict[str, int]]:
+    """The five sets of prompts, drawn from what is not held out, and how many were dropped of each. Raises FinetuneDataError
+    where a prompt is in two of them, or too few are left."""
+    held_out, direction = HeldOut(recipe.held_out), recipe.direction
+    files = {"prompts": (recipe.prompts, recipe.max_prompts)}
     for name in _SETS:
-        wanted = recipe.direction.train_prompts if name.endswith("train") else recipe.direction.validation_prompts
-        sets[name] = draw_prompts(read_prompts(getattr(recipe.direction, name)), wanted, recipe.seed)
+        wanted = direction.train_prompts if name.endswith("train") else direction.validation_prompts
+        files[name] = (getattr(direction, name), wanted)
+    sets, dropped = {}, {}
+    for name, (path, wanted) in files.items():
+        sets[name], dropped[name] = draw_unseen(name, path, wanted, recipe.seed, held_out)
     seen: dict[str, str] = {}
     for name, prompts in sets.items():
         for prompt in prompts:
@@ -111,8 +119,7 @@ def _read_sets(recipe: SafeSteerRecipe) -> dict[str, list[Prompt]]:
                 raise FinetuneDataError(
                     f"{name}: the prompt {prompt.id} is in {seen[prompt.text]} too; the sets must not share prompts"
                 )
-    refuse_overlap(sets.items(), recipe.held_out)
-    return sets
+    return sets, dropped
 
 
 def _inputs(recipe: SafeSteerRecipe, sets: Mapping[str, Sequence[Prompt]]) -> dict[str, str]:
