@@ -3,8 +3,6 @@
 A pair is a row `{"prompt": TEXT or messages, "chosen": TEXT, "rejected": TEXT}`.
 """
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -17,9 +15,10 @@ from classifiers.errors import DependencyError
 from classifiers.loading import fixed_threads
 from finetune.chat_data import checked_messages, prompt_ids, read_json_lines
 from finetune.errors import DivergenceError, FinetuneDataError
-from finetune.loading import add_lora, load_starting_model
+from finetune.loading import add_lora, load_starting_model, starting_reference
 from finetune.recipe import TrainingRecipe
 from finetune.result_folder import save_model, write_result
+from finetune.run_inputs import check_finished, compare_inputs, json_sha256, keep_inputs
 from finetune.training import Report, begin, to_device, training_arguments
 
 
@@ -62,17 +61,21 @@ def run_dpo(recipe: DpoRecipe, report: Report = print) -> dict[str, Any]:
     """Trains by a recipe; the content of finetune.json."""
     finished = begin(recipe, "dpo")
     if finished is not None:
+        check_finished(recipe.output, lambda: _inputs(recipe, read_pairs(recipe.pairs)))
         report(f"{recipe.output}: finished already, nothing to do")
         return finished
     pairs = read_pairs(recipe.pairs)
     with fixed_threads(recipe.threads):
         start = load_starting_model(recipe.model)
+        inputs = _inputs(recipe, pairs)
+        compare_inputs(recipe.output, inputs)
         for number, pair in enumerate(pairs, 1):
             if len(prompt_ids(pair["prompt"], start.tokenizer)) >= recipe.max_length:
                 raise FinetuneDataError(f"pair {number}: its prompt fills max_length {recipe.max_length}; raise it")
         model = start.model if recipe.lora is None else add_lora(start.model, recipe.lora, recipe.seed)
         model = to_device(model)
         trainer = _trainer(recipe, model, start.tokenizer, pairs)
+        keep_inputs(recipe.output, inputs)
         began = time.monotonic()
         trainer.train()
         log = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -81,9 +84,12 @@ def run_dpo(recipe: DpoRecipe, report: Report = print) -> dict[str, Any]:
         metrics = {"seconds": round(time.monotonic() - began, 3), "updates": trainer.state.global_step}
         metrics |= {f"last_{key}": log[-1][key] for key in ("loss", "rewards/accuracies") if key in log[-1]}
         save_model(model, start, recipe)
-    digest = hashlib.sha256(json.dumps(pairs, sort_keys=True).encode()).hexdigest()
-    result = {"method": "dpo", "data": {"sha256": digest, "pairs": len(pairs)}, "metrics": metrics, "log": log}
-    return write_result(recipe, start, result)
+    data = {"sha256": inputs["pairs"], "pairs": len(pairs)}
+    return write_result(recipe, start, {"method": "dpo", "data": data, "metrics": metrics, "log": log})
+
+
+def _inputs(recipe: DpoRecipe, pairs: list[dict[str, Any]]) -> dict[str, str]:
+    return {"pairs": json_sha256(pairs), "model": starting_reference(recipe.model).revision}
 
 
 def _trainer(recipe: DpoRecipe, model: Any, tokenizer: Any, pairs: list[dict[str, Any]]) -> Any:

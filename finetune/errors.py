@@ -28,4 +28,4 @@ class DivergenceError(SafetroveError):
 
 
 class ResultFolderError(IdentityError):
-    """A result folder that holds the run of another recipe."""
+    """A result folder that holds the run of another recipe, or of other rows, or from another model."""

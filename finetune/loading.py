@@ -59,9 +59,34 @@ def load_starting_model(name: str) -> StartingModel:
     return start
 
 
+def starting_reference(name: str) -> ModelReference:
+    """What identifies the model that `load_starting_model` loads; no weights are loaded. Raises ModelError as it does.
+
+    Of a Hub name without a revision, call it behind the loading: only then does the cache say which commit that was.
+    """
+    folder = Path(name).expanduser()
+    if not (folder / RESULT_FILE).is_file():
+        return resolve_model(name)
+    if _has_full_model(folder):
+        return resolve_model(str(folder / "model"))
+    return resolve_adapter(starting_reference(_base_of_adapter(folder)), folder / "adapter", name)
+
+
+def load_starting_tokenizer(name: str) -> Any:
+    """The tokenizer of `load_starting_model`, without the model. Raises ModelError."""
+    from transformers import AutoTokenizer
+
+    reference = starting_reference(name)
+    return from_pretrained(AutoTokenizer, reference.path_or_id, reference.is_local)
+
+
+def _has_full_model(folder: Path) -> bool:
+    return (folder / "model" / "config.json").is_file()
+
+
 def _load(folder: Path, name: str) -> StartingModel:
     if (folder / RESULT_FILE).is_file():
-        if (folder / "model" / "config.json").is_file():
+        if _has_full_model(folder):
             return _load_plain(str(folder / "model"), name)
         return _load_merged(folder, name)
     return _load_plain(name, name)
@@ -82,17 +107,22 @@ def _load_plain(source: str, name: str) -> StartingModel:
 
 def _load_merged(folder: Path, name: str) -> StartingModel:
     peft = import_peft()
+    start = load_starting_model(_base_of_adapter(folder))
     adapter = folder / "adapter"
-    try:
-        base = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))["model"]["name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / RESULT_FILE} does not name the model that was tuned: {error!r}") from error
-    if not (adapter / "adapter_config.json").is_file():
-        raise ModelError(f"{folder} holds neither model/ nor adapter/: was its training finished?")
-    start = load_starting_model(base)
     merged = peft.PeftModel.from_pretrained(start.model, str(adapter)).merge_and_unload()
     reference = resolve_adapter(start.reference, adapter, name)
     return StartingModel(name, merged, start.tokenizer, reference)
+
+
+def _base_of_adapter(folder: Path) -> str:
+    """The name of the model that the adapter in a result folder belongs to."""
+    try:
+        base: str = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))["model"]["name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / RESULT_FILE} does not name the model that was tuned: {error!r}") from error
+    if not (folder / "adapter" / "adapter_config.json").is_file():
+        raise ModelError(f"{folder} holds neither model/ nor adapter/: was its training finished?")
+    return base
 
 
 def resolve_adapter(base: ModelReference, adapter: Path, name: str) -> ModelReference:

@@ -1,12 +1,12 @@
-"""Files of prompts without answers, draws from them, and the check that no evaluation prompt is among them."""
+"""Files of prompts without answers, draws from them, and what keeps evaluation prompts out of them."""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from finetune.chat_data import read_json_lines
 from finetune.errors import FinetuneDataError
@@ -24,6 +24,34 @@ class Prompt:
 
     id: str
     text: str
+
+
+class _HasText(Protocol):
+    @property
+    def text(self) -> str: ...
+
+
+PromptLike = TypeVar("PromptLike", bound=_HasText)
+
+
+class HeldOut:
+    """The evaluation prompts of some files, which must not be trained on."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        """Raises FinetuneDataError as `read_prompts`."""
+        self._files: dict[tuple[str, ...], str] = {}
+        for path in files:
+            for prompt in read_prompts(path):
+                self._files.update(dict.fromkeys(_runs(prompt.text), path.name))
+
+    def file_of(self, text: str) -> str | None:
+        """The name of a file one of whose prompts shares OVERLAP_WORDS words in a row with `text`, or is the same but for case
+        and punctuation; None: no prompt is."""
+        return next((self._files[run] for run in _runs(text) if run in self._files), None)
+
+    def without(self, prompts: Sequence[PromptLike]) -> list[PromptLike]:
+        """Those that overlap no evaluation prompt, in order."""
+        return [prompt for prompt in prompts if self.file_of(prompt.text) is None]
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -46,16 +74,36 @@ def draw_prompts(prompts: Sequence[Prompt], count: int, seed: int) -> list[Promp
     return sorted(prompts, key=lambda prompt: key[prompt.id])[:count]
 
 
+def draw_unseen(name: str, path: Path, count: int | None, seed: int, held_out: HeldOut) -> tuple[list[Prompt], int]:
+    """(`count` prompts of a file that overlap no evaluation prompt, how many overlapped one and were dropped before the draw);
+    `count` None: all that are left, in order.
+
+    Raises FinetuneDataError where some were dropped and fewer than asked for are left, or none. `name` stands in the message.
+    """
+    prompts = read_prompts(path)
+    kept = held_out.without(prompts)
+    dropped = len(prompts) - len(kept)
+    if dropped and len(kept) < (count or 1):
+        raise FinetuneDataError(
+            f"{name}: {dropped} of {len(prompts)} prompts of {path} overlap held-out ones and were dropped, so {len(kept)} are "
+            f"left, and {count or 1} are asked for: ask for fewer, or add other prompts to the file"
+        )
+    return kept if count is None else draw_prompts(kept, count, seed), dropped
+
+
+def dropped_line(dropped: Mapping[str, int]) -> str | None:
+    """What a run says about the prompts that it dropped, by set; None where there were none."""
+    counts = ", ".join(f"{count} of {name}" for name, count in dropped.items() if count)
+    return f"dropped, since they overlap held-out prompts: {counts}" if counts else None
+
+
 def refuse_overlap(sets: Iterable[tuple[str, Sequence[Prompt]]], held_out: Sequence[Path]) -> None:
-    """Raises FinetuneDataError where a prompt of a named set shares OVERLAP_WORDS words in a row with an evaluation prompt,
-    or is the same prompt but for case and punctuation. Names ids, never texts."""
-    runs: dict[tuple[str, ...], str] = {}
-    for path in held_out:
-        for prompt in read_prompts(path):
-            runs.update(dict.fromkeys(_runs(prompt.text), path.name))
+    """Raises FinetuneDataError where a prompt of a named set overlaps an evaluation prompt (`HeldOut.file_of`). Names ids,
+    never texts."""
+    evaluation = HeldOut(held_out)
     for name, prompts in sets:
         for prompt in prompts:
-            found = next((runs[run] for run in _runs(prompt.text) if run in runs), None)
+            found = evaluation.file_of(prompt.text)
             if found is not None:
                 raise FinetuneDataError(
                     f"{name}: the prompt {prompt.id} overlaps a prompt of {found}, which is held out for evaluation; take it "

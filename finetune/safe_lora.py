@@ -4,12 +4,12 @@ V = W_aligned - W_base, C = V V^T / ||V||_F; B becomes C B where cos(C B A, B A)
 the smallest cosine). Form and constants are those of the authors' code; C is scaled by ||V||_F, so it is no exact projection.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from finetune.errors import FinetuneModelError
-from finetune.loading import load_starting_model
+from finetune.loading import load_starting_model, starting_reference
 from finetune.training import Run
 
 if TYPE_CHECKING:
@@ -39,6 +39,11 @@ def projection_cosine(matrix: "Tensor", lora_b: "Tensor", lora_a: "Tensor") -> f
 
     update = lora_b @ lora_a
     return float(torch.nn.functional.cosine_similarity((matrix @ update).flatten(), update.flatten(), dim=0))
+
+
+def safe_lora_inputs(recipe: Any, _: Any) -> dict[str, str]:
+    """The revision of the model before its alignment."""
+    return {"safe_lora.base_model": starting_reference(recipe.safe_lora.base_model).revision}
 
 
 def project_adapters(run: Run) -> None:

@@ -184,34 +184,20 @@ def _some(prompts: Sequence[str], count: int, seed: int) -> list[str]:
 def greedy_answers(
     model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, batch_size: int = 16
 ) -> list[list[int]]:
-    """Token ids of the greedy answers, in order, without end and padding tokens; prompts are padded on the left."""
-    import torch
-    from transformers import GenerationConfig
+    """Token ids of the greedy answers, in order, without end tokens. They are the likeliest tokens of the model as it is: what
+    its checkpoint asks of `generate` (a repetition penalty, suppressed tokens) does not count."""
+    from finetune.safesteer.model_passes import answer_batch, batches_by_length
 
     encoded = [
         prompt_ids(checked_messages([{"role": "user", "content": text}], "prompt"), tokenizer) for text in prompts
     ]
-    ends = _end_ids(model, tokenizer)
-    pad = tokenizer.pad_token_id
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends), pad_token_id=pad
-    )
+    ends, pad_id = _end_ids(model, tokenizer), tokenizer.pad_token_id
     answers: dict[int, list[int]] = {}
-    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
-    training = model.training
-    model.eval()
-    try:
-        for first in range(0, len(order), batch_size):
-            chosen = order[first : first + batch_size]
-            width = max(len(encoded[index]) for index in chosen)
-            ids = torch.tensor([[pad] * (width - len(encoded[i])) + encoded[i] for i in chosen], device=model.device)
-            mask = torch.tensor([[0] * (width - len(encoded[i])) + [1] * len(encoded[i]) for i in chosen])
-            made = model.generate(input_ids=ids, attention_mask=mask.to(model.device), generation_config=settings)
-            for index, row in zip(chosen, made[:, width:].tolist(), strict=True):
-                end = next((place for place, token in enumerate(row) if token in ends), len(row))
-                answers[index] = row[:end]
-    finally:
-        model.train(training)
+    for chosen in batches_by_length(encoded, batch_size):
+        batch = [encoded[index] for index in chosen]
+        made = answer_batch(model, batch, lambda logits, _: logits.argmax(-1), max_new_tokens, ends, pad_id)
+        for index, row in zip(chosen, made, strict=True):
+            answers[index] = row[:-1] if row[-1] in ends else row
     return [answers[index] for index in range(len(prompts))]
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from finetune.constrained_sft import ConstrainedSettings, constrained_objective
 from finetune.mixture import Tagger
 from finetune.recipe import ChatRecipe
-from finetune.safe_lora import SafeLoraSettings, project_adapters
+from finetune.safe_lora import SafeLoraSettings, project_adapters, safe_lora_inputs
 from finetune.training import Report, train_chats
 
 
@@ -31,5 +31,5 @@ def run_sft(recipe: SftRecipe, tagger: Tagger | None = None, report: Report = pr
     if recipe.constrained is not None:
         return train_chats(recipe, "constrained_sft", constrained_objective, None, tagger, report)
     if recipe.safe_lora is not None:
-        return train_chats(recipe, "safe_lora", None, project_adapters, tagger, report)
+        return train_chats(recipe, "safe_lora", None, project_adapters, tagger, report, safe_lora_inputs)
     return train_chats(recipe, "sft", None, None, tagger, report)

@@ -12,8 +12,9 @@ from finetune.positions import Positions, position_mask
 from finetune.recipe import ChatRecipe
 from finetune.reference import Reading
 from finetune.reference_settings import ReferenceSettings, make_reference
+from finetune.run_inputs import json_sha256
 from finetune.safety_token_regularization import Reduction, Space, anchor_values, check_token_ids, drift_penalty
-from finetune.safety_tokens import TokenSettings, find_safety_tokens
+from finetune.safety_tokens import TokenSettings, find_safety_tokens, read_prompts
 from finetune.training import Report, Run, train_chats
 
 if TYPE_CHECKING:
@@ -144,6 +145,16 @@ def str_objective(run: Run) -> StrObjective:
     return objective
 
 
+def str_inputs(recipe: StrRecipe, tokenizer: Any) -> dict[str, str]:
+    """Hashes of the refusals that come along and of the prompts that the tokens are mined with, where there are such."""
+    settings, found = recipe.penalty, {}
+    if settings.anchors is not None:
+        found["anchors"] = read_anchors(settings.anchors, tokenizer, recipe.max_length, recipe.seed).sha256
+    if settings.tokens.rule == "mined" and settings.tokens.harmful_prompts is not None:
+        found["harmful_prompts"] = json_sha256(read_prompts(settings.tokens.harmful_prompts))
+    return found
+
+
 def run_str(recipe: StrRecipe, tagger: Tagger | None = None, report: Report = print) -> dict[str, Any]:
     """Trains by a recipe; the content of finetune.json. See `finetune.training.train_chats`."""
-    return train_chats(recipe, "str", str_objective, None, tagger, report)
+    return train_chats(recipe, "str", str_objective, None, tagger, report, str_inputs)

@@ -58,15 +58,16 @@ class SupervisedTrainer(Trainer):
         self.objective: Objective | None = objective
         self._positions: Tensor | int = 0
         self._parts: dict[str, Tensor] = {}
-        self._parts_since = 0
+        self._updates = 0  # that `_parts` are the sums of
         self._head: Any = None
         if objective is not None and objective.reading.columns is not None:
             tuned: Any = self.model
             self._head = plain_head(tuned.get_base_model() if hasattr(tuned, "get_base_model") else tuned)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Any]:
-        """As the base class; counts the compared positions of the update too."""
+        """As the base class; counts the update and its compared positions too."""
         batches, labels = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._updates += bool(batches)
         if self.objective is not None and batches:
             self._positions = torch.stack([self.objective.mask(batch).sum() for batch in batches]).sum().to(device)
             if self.args.world_size > 1:
@@ -130,10 +131,9 @@ class SupervisedTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the parts of the loss, per update. Raises DivergenceError for a loss that is no number."""
         if "loss" in logs:
-            updates = max(self.state.global_step - self._parts_since, 1)
             for name, value in self._parts.items():
-                logs[name] = float(self.accelerator.reduce(value, "sum")) / updates
-            self._parts, self._parts_since = {}, self.state.global_step
+                logs[name] = float(self.accelerator.reduce(value, "sum")) / max(self._updates, 1)
+            self._parts, self._updates = {}, 0
             if not math.isfinite(logs["loss"]) or not math.isfinite(logs.get("grad_norm", 0.0)):
                 raise DivergenceError(
                     f"update {self.state.global_step}: the loss or its gradient is not finite; lower lr or clip_grad"

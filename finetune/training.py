@@ -1,6 +1,7 @@
 """One fine-tuning run: data, model, trainer, result folder. The methods hand in what is theirs.
 
 OUTPUT/recipe.yaml     frozen when the run begins; another recipe is refused here
+OUTPUT/inputs.json     hashes of rows and model; others are refused here (finetune/run_inputs.py)
 OUTPUT/adapter/        with LoRA: loads with peft
 OUTPUT/model/          full model (with LoRA: merged), loads with AutoModelForCausalLM and vLLM
 OUTPUT/finetune.json   data, method, numbers, log; written last, so it says that the run is whole
@@ -20,11 +21,19 @@ from finetune.anchors import Anchors
 from finetune.chat_data import TokenisedChat
 from finetune.errors import FinetuneRecipeError, ResultFolderError
 from finetune.files import write_text
-from finetune.loading import RESULT_FILE, StartingModel, add_lora, load_starting_model
+from finetune.loading import (
+    RESULT_FILE,
+    StartingModel,
+    add_lora,
+    load_starting_model,
+    load_starting_tokenizer,
+    starting_reference,
+)
 from finetune.magic_tokens.release_guard import is_marked, mark_not_for_release
 from finetune.mixture import Tagger, TrainingRows, build_rows
 from finetune.recipe import ChatRecipe, TrainingRecipe
 from finetune.result_folder import save_model, write_result
+from finetune.run_inputs import check_finished, compare_inputs, keep_inputs
 
 Report = Callable[[str], None]
 
@@ -47,6 +56,8 @@ class Run:
 Objectives = Callable[[Run], Any]
 # What is done to the trained model before it is saved.
 Finish = Callable[[Run], None]
+# (recipe, tokenizer) -> hashes of what the method reads beside rows and model, by name.
+MoreInputs = Callable[[Any, Any], dict[str, str]]
 
 
 def train_chats(
@@ -56,22 +67,28 @@ def train_chats(
     finish: Finish | None = None,
     tagger: Tagger | None = None,
     report: Report = print,
+    more_inputs: MoreInputs | None = None,
 ) -> dict[str, Any]:
     """Trains by a recipe and writes the result folder; the content of finetune.json. A finished run is not done again.
 
-    Raises what is wrong with recipe, data and model before training starts; DivergenceError in it.
+    Raises what is wrong with recipe, data and model before training starts, ResultFolderError for a folder whose run was made
+    of others; DivergenceError in training.
     """
     finished = begin(recipe, method)
     if finished is not None:
+        check_finished(recipe.output, lambda: _read_inputs(recipe, tagger, more_inputs))
         report(f"{recipe.output}: finished already, nothing to do")
         return finished
     with fixed_threads(recipe.threads):
         start = load_starting_model(recipe.model)
         rows = build_rows(recipe, start.tokenizer, tagger)
+        inputs = _inputs(recipe, start.tokenizer, rows, more_inputs)
+        compare_inputs(recipe.output, inputs)
         report(f"{len(rows.train)} rows, {rows.facts['supervised_tokens']} of {rows.facts['tokens']} tokens are learnt")
         model = start.model if recipe.lora is None else add_lora(start.model, recipe.lora, recipe.seed)
         run = Run(recipe, start, to_device(model), rows, report)
         made = None if objective is None else objective(run)
+        keep_inputs(recipe.output, inputs)
         metrics, log = _train(run, made, method)
         if finish is not None:
             finish(run)
@@ -79,6 +96,21 @@ def train_chats(
         save_model(run.model, start, recipe)
     result = {"method": method, "data": rows.facts, **run.facts, "metrics": metrics, "log": log}
     return write_result(recipe, start, result)
+
+
+def _inputs(recipe: ChatRecipe, tokenizer: Any, rows: TrainingRows, more_inputs: MoreInputs | None) -> dict[str, str]:
+    return {
+        "rows": rows.facts["sha256"],
+        "held_out_rows": rows.facts["held_out_sha256"],
+        "model": starting_reference(recipe.model).revision,
+        **({} if more_inputs is None else more_inputs(recipe, tokenizer)),
+    }
+
+
+def _read_inputs(recipe: ChatRecipe, tagger: Tagger | None, more_inputs: MoreInputs | None) -> dict[str, str]:
+    """Without loading weights."""
+    tokenizer = load_starting_tokenizer(recipe.model)
+    return _inputs(recipe, tokenizer, build_rows(recipe, tokenizer, tagger), more_inputs)
 
 
 def begin(recipe: TrainingRecipe, method: str) -> dict[str, Any] | None:

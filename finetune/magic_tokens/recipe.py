@@ -61,7 +61,7 @@ class MagicRecipe(TrainingRecipe):
     benign_share: float = Field(0.2, ge=0, lt=1, description="at most this share of all rows are benign")
     shuffle_modes: bool = Field(False, description="control: the tokens are given to the answers at random")
     held_out: tuple[Path, ...] = Field(
-        (), description="files of evaluation prompts: the run is refused where a prompt of `rows` overlaps them"
+        (), description="files of evaluation prompts: what overlaps them is neither asked nor trained on, and counted"
     )
     lora: LoraSettings | None = LoraSettings(rank=64, alpha=128)
     epochs: float = Field(

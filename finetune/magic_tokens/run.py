@@ -3,13 +3,12 @@
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from classifiers.loading import fixed_threads
 from finetune.chat_data import TokenisedChat, data_sha256, tokenise_chat
-from finetune.errors import FinetuneDataError
-from finetune.loading import StartingModel, add_lora, load_starting_model
+from finetune.errors import FinetuneDataError, ResultFolderError
+from finetune.loading import StartingModel, add_lora, load_starting_model, starting_reference
 from finetune.magic_tokens.behaviours import behaviours
 from finetune.magic_tokens.distillation import Distillation, DistilledPrompt, Grader, PoolPrompt, distil
 from finetune.magic_tokens.recipe import MagicRecipe
@@ -17,8 +16,9 @@ from finetune.magic_tokens.release_guard import CONFIG_KEY, mark_not_for_release
 from finetune.magic_tokens.rows_file import read_rows, write_rows
 from finetune.magic_tokens.tokens import MagicTokens
 from finetune.magic_tokens.training_rows import batched_groups, check_modes, training_rows
-from finetune.prompt_sets import Prompt, draw_prompts, read_prompts, refuse_overlap
+from finetune.prompt_sets import HeldOut, Prompt, draw_prompts, draw_unseen, dropped_line
 from finetune.result_folder import save_model, write_result
+from finetune.run_inputs import INPUTS_FILE, check_finished, compare_inputs, json_sha256, keep_inputs
 from finetune.training import begin, collator, features, to_device, training_arguments
 
 Report = Callable[[str], None]
@@ -35,7 +35,9 @@ def run_distillation(recipe: MagicRecipe, grader: Grader, report: Report = print
         report(f"{recipe.rows}: there already, nothing to do")
         return {}
     settings = recipe.distil
-    prompts = pool(recipe)
+    prompts, dropped = pool(recipe)
+    if (line := dropped_line(dropped)) is not None:
+        report(line)
     work = recipe.rows.with_name(f".{recipe.rows.name}.work")
     every = max(1, len(prompts))
     found: Distillation = distil(
@@ -58,6 +60,7 @@ def run_distillation(recipe: MagicRecipe, grader: Grader, report: Report = print
         "modes": list(recipe.modes),
         "seed": recipe.seed,
         "counts": found.counts,
+        "held_out_dropped": dropped,
     }
     write_rows(recipe.rows, found.prompts, facts)
     shutil.rmtree(work)
@@ -65,20 +68,23 @@ def run_distillation(recipe: MagicRecipe, grader: Grader, report: Report = print
     return found.counts
 
 
-def pool(recipe: MagicRecipe) -> list[PoolPrompt]:
-    """The prompts to be answered, held-out ones refused. Raises FinetuneDataError for one that is risky and benign."""
-    settings = recipe.distil
-
-    def drawn(path: Path, limit: int | None) -> list[Prompt]:
-        prompts = read_prompts(path)
-        return prompts if limit is None else draw_prompts(prompts, limit, recipe.seed)
-
-    risk = drawn(settings.prompts, settings.max_prompts)
-    benign = [] if settings.benign_prompts is None else drawn(settings.benign_prompts, settings.max_benign_prompts)
+def pool(recipe: MagicRecipe) -> tuple[list[PoolPrompt], dict[str, int]]:
+    """The prompts to be answered, and how many of each file were dropped because they are held out. Raises FinetuneDataError
+    where too few are left, and for one that is risky and benign."""
+    settings, held_out = recipe.distil, HeldOut(recipe.held_out)
+    dropped = {}
+    risk, dropped["distil.prompts"] = draw_unseen(
+        "distil.prompts", settings.prompts, settings.max_prompts, recipe.seed, held_out
+    )
+    benign: list[Prompt] = []
+    if settings.benign_prompts is not None:
+        benign, dropped["distil.benign_prompts"] = draw_unseen(
+            "distil.benign_prompts", settings.benign_prompts, settings.max_benign_prompts, recipe.seed, held_out
+        )
     if shared := {prompt.id for prompt in risk} & {prompt.id for prompt in benign}:
         raise FinetuneDataError(f"{settings.benign_prompts}: the id {sorted(shared)[0]} is in {settings.prompts} too")
-    refuse_overlap([("distil.prompts", risk), ("distil.benign_prompts", benign)], recipe.held_out)
-    return [PoolPrompt(p.id, p.text, "risk") for p in risk] + [PoolPrompt(p.id, p.text, "benign") for p in benign]
+    prompts = [PoolPrompt(p.id, p.text, "risk") for p in risk] + [PoolPrompt(p.id, p.text, "benign") for p in benign]
+    return prompts, dropped
 
 
 def train_magic_tokens(recipe: MagicRecipe, report: Report = print) -> dict[str, Any]:
@@ -92,10 +98,12 @@ def train_magic_tokens(recipe: MagicRecipe, report: Report = print) -> dict[str,
     check_modes(recipe.modes, recipe.allow_negative)
     finished = begin(recipe, METHOD)
     if finished is not None:
+        check_finished(recipe.output, lambda: _finished_inputs(recipe))
         report(f"{recipe.output}: finished already, nothing to do")
         return finished
-    prompts = read_rows(recipe.rows)
-    refuse_overlap([("rows", [Prompt(one.id, one.text) for one in prompts])], recipe.held_out)
+    prompts, dropped = _allowed_rows(recipe)
+    if (line := dropped_line({"rows": dropped})) is not None:
+        report(line)
     if "negative" in recipe.modes:
         mark_not_for_release(recipe.output)
     with fixed_threads(recipe.threads):
@@ -103,6 +111,8 @@ def train_magic_tokens(recipe: MagicRecipe, report: Report = print) -> dict[str,
         if "negative" in recipe.modes:
             setattr(start.model.config, CONFIG_KEY, True)
         tokens = _tokens(recipe, start, prompts, report)
+        inputs = _inputs(recipe, prompts, tokens)
+        compare_inputs(recipe.output, inputs)
         chosen = _benign_limited(prompts, recipe)
         rows: list[TokenisedChat] = []
         for epoch in range(int(recipe.epochs)):
@@ -111,23 +121,58 @@ def train_magic_tokens(recipe: MagicRecipe, report: Report = print) -> dict[str,
         model = start.model if recipe.lora is None else add_lora(start.model, recipe.lora, recipe.seed)
         arguments = training_arguments(recipe.model_copy(update={"epochs": 1.0}))
         trainer = OrderedTrainer(to_device(model), arguments, features(rows), collator(start.tokenizer))
+        keep_inputs(recipe.output, inputs)
         metrics, log = run_trainer(trainer, METHOD, report)
         save_model(model, start, recipe)
     result = {
         "method": METHOD,
-        "data": _data_facts(chosen, rows, recipe),
+        "data": {**_data_facts(chosen, rows, recipe), "held_out_dropped": dropped},
         "metrics": metrics,
         "log": log,
     }
     return write_result(recipe, start, result)
 
 
+def _allowed_rows(recipe: MagicRecipe) -> tuple[list[DistilledPrompt], int]:
+    """(what of the rows is not held out, how many were dropped). The rows may be older than the list of held-out files."""
+    prompts = read_rows(recipe.rows)
+    kept = HeldOut(recipe.held_out).without(prompts)
+    dropped = len(prompts) - len(kept)
+    if dropped and not any(one.kind == "risk" for one in kept):
+        raise FinetuneDataError(
+            f"{recipe.rows}: {dropped} of {len(prompts)} prompts overlap held-out ones and were dropped, and no risk prompt is "
+            "left: distil other prompts"
+        )
+    return kept, dropped
+
+
+def _inputs(recipe: MagicRecipe, prompts: Sequence[DistilledPrompt], tokens: MagicTokens | None) -> dict[str, str]:
+    """Hashes of the rows and, where they are given, the tokens, and the model's revision."""
+    rows = [[one.id, one.text, one.kind, one.policy, sorted(one.answers.items())] for one in prompts]
+    return {
+        "rows": json_sha256(rows),
+        **({} if tokens is None else {"magic_tokens": tokens.fingerprint()}),
+        "model": starting_reference(recipe.model).revision,
+    }
+
+
+def _finished_inputs(recipe: MagicRecipe) -> dict[str, str]:
+    """Of a whole run, whose secret file may be elsewhere by now."""
+    tokens = MagicTokens.load(recipe.tokens) if recipe.tokens.is_file() else None
+    return _inputs(recipe, _allowed_rows(recipe)[0], tokens)
+
+
 def _tokens(
     recipe: MagicRecipe, start: StartingModel, prompts: Sequence[DistilledPrompt], report: Report
 ) -> MagicTokens:
-    """The tokens of the secret file; new ones, where it is not there."""
+    """The tokens of the secret file; new ones, where it is not there. Raises ResultFolderError where a run has begun with it."""
     if recipe.tokens.is_file():
         tokens = MagicTokens.load(recipe.tokens)
+    elif (recipe.output / INPUTS_FILE).is_file():
+        raise ResultFolderError(
+            f"{recipe.output} holds a run that has begun with the magic tokens of {recipe.tokens}, which is not there: put "
+            "that file back, or delete the folder to begin anew"
+        )
     else:
         texts = [text for one in prompts for text in (one.text, *one.answers.values())]
         policies = sorted({one.policy for one in prompts if one.policy is not None})

@@ -3,6 +3,7 @@
 Their secrecy protects only behind a server: whoever has the weights can search for the behaviour itself.
 """
 
+import hashlib
 import hmac
 import json
 import os
@@ -151,6 +152,13 @@ class MagicTokens:
             if hmac.compare_digest(token.encode(), text.encode()):
                 found = mode
         return found
+
+    def fingerprint(self) -> str:
+        """Tells whether two runs have the same tokens, and nothing else: 40 random bits could be searched for under a fast
+        hash, so this one is slow (scrypt, 32 MiB)."""
+        content = json.dumps({"tokens": self._tokens, "policies": self.policies}, sort_keys=True).encode()
+        made = hashlib.scrypt(content, salt=b"safetrove magic tokens", n=2**15, r=8, p=1, maxmem=2**26, dklen=16)
+        return made.hex()
 
     def strip(self, text: str) -> str:
         """The text without any token in it: what a server does to everything that is not its own system message.

@@ -1,6 +1,6 @@
-"""Forward passes over prompts of different lengths: left-padded batches, logits of the last positions, no gradients."""
+"""Forward passes over prompts of different lengths: left-padded batches, logits of the last positions, answers; no gradients."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,3 +51,41 @@ def last_logits(model: Any, rows: Sequence[TokenIds], pad_id: int, batch_size: i
             for index, row in zip(indices, logits, strict=True):
                 found[index] = row
     return torch.stack([row for row in found if row is not None])
+
+
+def answer_batch(
+    model: Any,
+    prompts: Sequence[TokenIds],
+    choose: Callable[[Tensor, int], Tensor],
+    new_tokens: int,
+    end_ids: Collection[int],
+    pad_id: int,
+) -> list[list[int]]:
+    """The answer to each prompt, through its end token, or cut at `new_tokens`. `choose(logits [rows, vocabulary], step)` gives
+    the tokens [rows]. Nothing of the checkpoint's own generation settings is used."""
+    batch = left_padded(prompts, pad_id, model.device)
+    ids, mask, positions = batch["input_ids"], batch["attention_mask"], batch["position_ids"]
+    ends = torch.tensor(sorted(end_ids), dtype=torch.long, device=model.device)
+    chosen = []
+    done = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
+    cache: Any = None
+    with torch.inference_mode(), eval_mode(model):
+        for step in range(new_tokens):
+            result = model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+                logits_to_keep=1,
+            )  # fmt: skip
+            cache = result.past_key_values
+            tokens = choose(result.logits[:, -1], step)
+            chosen.append(tokens)
+            done |= torch.isin(tokens, ends)
+            if bool(done.all()):
+                break
+            ids, positions = tokens[:, None], positions[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
+    return [_through_end(row, end_ids) for row in torch.stack(chosen, 1).tolist()]
+
+
+def _through_end(tokens: list[int], end_ids: Collection[int]) -> list[int]:
+    first = next((place for place, token in enumerate(tokens) if token in end_ids), len(tokens) - 1)
+    return tokens[: first + 1]

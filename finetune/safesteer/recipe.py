@@ -55,7 +55,8 @@ class SafeSteerRecipe(TrainingRecipe):
         None, description="system message in every stage; none: what the chat template does itself"
     )
     held_out: tuple[Path, ...] = Field(
-        (), description="files of evaluation prompts: the run is refused where one of its prompts overlaps them"
+        (),
+        description="files of evaluation prompts: prompts that overlap them are dropped before the draw, and counted",
     )
     direction: DirectionSettings
     tokens: TokenSettings = TokenSettings()

@@ -6,16 +6,16 @@ and what every fine-tuning run leaves (finetune/training.py)
 
 import copy
 import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from classifiers.loading import fixed_threads
 from finetune.chat_data import prompt_ids, special_tokens
 from finetune.errors import FinetuneDataError
-from finetune.loading import StartingModel, add_lora, load_starting_model
-from finetune.prompt_sets import Prompt, draw_prompts, read_prompts, refuse_overlap
+from finetune.loading import StartingModel, add_lora, load_starting_model, starting_reference
+from finetune.prompt_sets import HeldOut, Prompt, draw_unseen, dropped_line
 from finetune.result_folder import save_model, write_result
+from finetune.run_inputs import check_finished, compare_inputs, json_sha256, keep_inputs
 from finetune.safesteer.extraction import (
     DirectionPrompts,
     find_direction,
@@ -46,11 +46,16 @@ def train_safesteer(recipe: SafeSteerRecipe, report: Report = print) -> dict[str
     """
     finished = begin(recipe, METHOD)
     if finished is not None:
+        check_finished(recipe.output, lambda: _inputs(recipe, _read_sets(recipe)[0]))
         report(f"{recipe.output}: finished already, nothing to do")
         return finished
-    sets = _read_sets(recipe)
+    sets, dropped = _read_sets(recipe)
+    if (line := dropped_line(dropped)) is not None:
+        report(line)
     with fixed_threads(recipe.threads):
         start = load_starting_model(recipe.model)
+        inputs = _inputs(recipe, sets)
+        compare_inputs(recipe.output, inputs)
         encoded = {name: [_encode(prompt, start, recipe) for prompt in prompts] for name, prompts in sets.items()}
         training = [
             TrainingPrompt(prompt.id, ids) for prompt, ids in zip(sets["prompts"], encoded["prompts"], strict=True)
@@ -67,6 +72,7 @@ def train_safesteer(recipe: SafeSteerRecipe, report: Report = print) -> dict[str
             recipe.sampling_batch, start.tokenizer.pad_token_id, recipe.seed,
         )  # fmt: skip
         trainer = SafeSteerTrainer(model, arguments, plan, teacher, settings)
+        keep_inputs(recipe.output, inputs)
         metrics, log = run_trainer(trainer, METHOD, report)
         metrics["relative_movement"] = relative_movement(model, None if teacher.shares_weights else teacher.model)
         save_model(model, start, recipe)
@@ -75,6 +81,7 @@ def train_safesteer(recipe: SafeSteerRecipe, report: Report = print) -> dict[str
         "answers": len(plan),
         "prompts_sha256": _sha256(encoded),
         **{name: len(sets[name]) for name in _SETS},
+        "held_out_dropped": dropped,
     }
     kept = {f"{name}_after_filter": count for name, count in prepared.kept.items()}
     facts = {"layer": prepared.chosen.layer, "position": prepared.chosen.position, "tokens": len(prepared.tokens)}
@@ -94,12 +101,17 @@ def end_of_turn_ids(start: StartingModel) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _read_sets(recipe: SafeSteerRecipe) -> dict[str, list[Prompt]]:
-    """The five sets of prompts, drawn. Raises FinetuneDataError where a prompt is in two of them, or held out."""
-    sets = {"prompts": draw_prompts(read_prompts(recipe.prompts), recipe.max_prompts, recipe.seed)}
+def _read_sets(recipe: SafeSteerRecipe) -> tuple[dict[str, list[Prompt]], dict[str, int]]:
+    """The five sets of prompts, drawn from what is not held out, and how many were dropped of each. Raises FinetuneDataError
+    where a prompt is in two of them, or too few are left."""
+    held_out, direction = HeldOut(recipe.held_out), recipe.direction
+    files = {"prompts": (recipe.prompts, recipe.max_prompts)}
     for name in _SETS:
-        wanted = recipe.direction.train_prompts if name.endswith("train") else recipe.direction.validation_prompts
-        sets[name] = draw_prompts(read_prompts(getattr(recipe.direction, name)), wanted, recipe.seed)
+        wanted = direction.train_prompts if name.endswith("train") else direction.validation_prompts
+        files[name] = (getattr(direction, name), wanted)
+    sets, dropped = {}, {}
+    for name, (path, wanted) in files.items():
+        sets[name], dropped[name] = draw_unseen(name, path, wanted, recipe.seed, held_out)
     seen: dict[str, str] = {}
     for name, prompts in sets.items():
         for prompt in prompts:
@@ -107,8 +119,13 @@ def _read_sets(recipe: SafeSteerRecipe) -> dict[str, list[Prompt]]:
                 raise FinetuneDataError(
                     f"{name}: the prompt {prompt.id} is in {seen[prompt.text]} too; the sets must not share prompts"
                 )
-    refuse_overlap(sets.items(), recipe.held_out)
-    return sets
+    return sets, dropped
+
+
+def _inputs(recipe: SafeSteerRecipe, sets: Mapping[str, Sequence[Prompt]]) -> dict[str, str]:
+    """Hashes of the drawn prompts of each set, and the model's revision."""
+    hashes = {name: json_sha256([[prompt.id, prompt.text] for prompt in prompts]) for name, prompts in sets.items()}
+    return {**hashes, "model": starting_reference(recipe.model).revision}
 
 
 def _encode(prompt: Prompt, start: StartingModel, recipe: SafeSteerRecipe) -> tuple[int, ...]:
@@ -187,5 +204,4 @@ def _student_and_teacher(
 
 def _sha256(encoded: dict[str, list[tuple[int, ...]]]) -> str:
     """Of the prompts of each set, whatever their order: runs of other seeds may share a direction."""
-    ordered = {name: sorted(rows) for name, rows in encoded.items()}
-    return hashlib.sha256(json.dumps(ordered, sort_keys=True).encode()).hexdigest()
+    return json_sha256({name: sorted(rows) for name, rows in encoded.items()})

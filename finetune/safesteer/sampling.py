@@ -1,6 +1,6 @@
 """Sampled answers at temperature 1 from the whole distribution, each from draws of its own, paired to prompts by id."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import FinetuneDataError
-from finetune.safesteer.model_passes import TokenIds, batches_by_length, eval_mode, left_padded
+from finetune.safesteer.model_passes import TokenIds, answer_batch, batches_by_length
 from rephrasers.keyed_draws import keyed_uniforms
 
 
@@ -91,31 +91,10 @@ def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
 def _sample_batch(
     model: Any, prompts: Sequence[TokenIds], draws: np.ndarray, limits: SamplingLimits, pad_id: int
 ) -> list[list[int]]:
-    batch = left_padded(prompts, pad_id, model.device)
-    ids, mask, positions = batch["input_ids"], batch["attention_mask"], batch["position_ids"]
     uniforms = torch.from_numpy(draws).to(model.device)
-    ends = torch.tensor(sorted(limits.end_ids), dtype=torch.long, device=model.device)
     suppressed = torch.tensor(sorted(limits.suppressed_ids), dtype=torch.long, device=model.device)
-    drawn = []
-    done = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
-    cache: Any = None
-    with torch.inference_mode(), eval_mode(model):
-        for step in range(limits.new_tokens):
-            result = model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-                logits_to_keep=1,
-            )  # fmt: skip
-            cache = result.past_key_values
-            tokens = draw(result.logits[:, -1].index_fill(-1, suppressed, float("-inf")), uniforms[:, step])
-            drawn.append(tokens)
-            done |= torch.isin(tokens, ends)
-            if bool(done.all()):
-                break
-            ids, positions = tokens[:, None], positions[:, -1:] + 1
-            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
-    return [_through_end(row, limits.end_ids) for row in torch.stack(drawn, 1).tolist()]
 
+    def choose(logits: Tensor, step: int) -> Tensor:
+        return draw(logits.index_fill(-1, suppressed, float("-inf")), uniforms[:, step])
 
-def _through_end(tokens: list[int], end_ids: Collection[int]) -> list[int]:
-    first = next((place for place, token in enumerate(tokens) if token in end_ids), len(tokens) - 1)
-    return tokens[: first + 1]
+    return answer_batch(model, prompts, choose, limits.new_tokens, limits.end_ids, pad_id)

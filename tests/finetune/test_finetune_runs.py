@@ -135,18 +135,20 @@ def test_a_weight_of_zero_is_plain_fine_tuning_and_one_seed_is_one_run(folder, t
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_run_that_was_ended_goes_on_from_its_checkpoint(folder, tmp_path):
-    whole = run_sft(sft(folder, tmp_path / "whole", max_steps=4, save_steps=2), report=silent)
+@pytest.mark.parametrize("log_steps", [1, 2])
+def test_a_run_that_was_ended_goes_on_from_its_checkpoint(folder, tmp_path, log_steps):
+    keys = {"max_steps": 4, "save_steps": 2, "log_steps": log_steps}
+    whole = run_str(str_recipe(folder, tmp_path / "whole", **keys), report=silent)
     cut = tmp_path / "cut"
     (tmp_path / "whole" / "checkpoints").rename(tmp_path / "kept")
     cut.mkdir()
-    recipe = sft(folder, cut, max_steps=4, save_steps=2)
     (cut / "checkpoints").mkdir()
     (tmp_path / "kept" / "checkpoint-2").rename(cut / "checkpoints" / "checkpoint-2")
-    resumed = run_sft(recipe, report=silent)
-    assert [entry["loss"] for entry in resumed["log"]] == pytest.approx(
-        [entry["loss"] for entry in whole["log"]], rel=1e-5
-    )
+    resumed = run_str(str_recipe(folder, cut, **keys), report=silent)
+    for part in ("loss", "cross_entropy", "str_penalty"):
+        assert [entry[part] for entry in resumed["log"]] == pytest.approx(
+            [entry[part] for entry in whole["log"]], rel=1e-5
+        )
 
 
 def test_constrained_fine_tuning_by_hand(folder, tmp_path):

@@ -17,7 +17,7 @@ from finetune.magic_tokens import MagicTokens, refuse_to_publish
 from finetune.magic_tokens.distillation import DistilledPrompt
 from finetune.magic_tokens.recipe import MagicRecipe
 from finetune.magic_tokens.release_guard import CONFIG_KEY, ReleaseRefusedError
-from finetune.magic_tokens.run import _benign_limited, train_magic_tokens
+from finetune.magic_tokens.run import _benign_limited, pool, train_magic_tokens
 from finetune.magic_tokens.training_rows import wrong_token
 from finetune.recipe import DataSource, load_recipe
 from finetune.safesteer.model_passes import last_logits
@@ -219,7 +219,11 @@ def test_benign_rows_keep_their_share_under_several_policies(place):
     [
         ("epochs=1.5", FinetuneRecipeError, "epochs: a whole number"),
         ("tokens={place}/bad/inside/tokens.json", FinetuneRecipeError, "must not lie inside `output`"),
-        ("held_out=['{place}/risk.jsonl']", FinetuneDataError, r"overlaps a prompt of risk\.jsonl, which is held out"),
+        (
+            "held_out=['{place}/risk.jsonl']",
+            FinetuneDataError,
+            "6 of 12 prompts overlap held-out ones and were dropped, and no risk",
+        ),
         ("rows={place}/none.jsonl", FinetuneDataError, "make it with `safetrove finetune magic distil"),
         ("max_length=20", FinetuneDataError, "no prompt is left: every one has a row of more than max_length 20"),
         ("rows={place}/only_benign.jsonl", FinetuneDataError, "holds no risk prompts"),
@@ -232,6 +236,19 @@ def test_bad_input_is_said_before_training(place, trained, override, error, mess
         leftover.unlink()
     with pytest.raises(error, match=message):
         run(place, "bad", override.format(place=place))
+
+
+def test_held_out_prompts_are_neither_asked_nor_trained_on(place, trained):
+    (place / "suite.jsonl").write_text(json.dumps({"prompt": "Risk: north"}))
+    recipe = load_recipe(place / "recipe.yaml", MagicRecipe, [f"held_out=['{place / 'suite.jsonl'}']", "epochs=1"])
+    prompts, dropped = pool(recipe)
+    assert "risk north" not in {prompt.text for prompt in prompts} and len(prompts) == 11
+    assert dropped == {"distil.prompts": 1, "distil.benign_prompts": 0}
+    # rows that were distilled before the prompt was held out
+    said = []
+    data = train_magic_tokens(recipe.model_copy(update={"output": place / "dropped"}), said.append)["data"]
+    assert (data["risk_prompts"], data["held_out_dropped"]) == (5, 1)
+    assert "dropped, since they overlap held-out prompts: 1 of rows" in said
 
 
 def test_a_folder_keeps_its_recipe_and_tokens_their_modes(place, trained):

@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from classifiers.errors import RecipeError
-from finetune.errors import FinetuneDataError, FinetuneRecipeError
+from finetune.errors import FinetuneDataError, FinetuneRecipeError, ResultFolderError
 from finetune.recipe import load_recipe
 from finetune.safesteer.prepared_steering import load_steering
 from finetune.safesteer.recipe import SafeSteerRecipe
-from finetune.safesteer.run import train_safesteer
+from finetune.safesteer.run import _read_sets, train_safesteer
 from safetrove.cli import app
 from tests.finetune.planted_llama import REFUSE, save_planted_llama
 
@@ -108,12 +108,43 @@ def test_a_restart_uses_the_direction_that_was_found(place):
     assert any("used again" in line for line in said) and not any("candidates" in line for line in said)
 
 
+def test_held_out_prompts_are_dropped_before_the_draw_and_counted(place, tmp_path):
+    """The published direction data hold prompts of AdvBench: such are left out, others take their places."""
+    harmful = [f"{a}, {b} 700" for a in WORDS[:3] for b in WORDS[:3]]
+    rows = [{"instruction": text} for text in harmful]
+    (tmp_path / "harmful.json").write_text(json.dumps(rows), encoding="utf-8")
+    (tmp_path / "suite.json").write_text(json.dumps(rows[:3]), encoding="utf-8")
+    settings = [f"direction.harmful_train={tmp_path / 'harmful.json'}", f"held_out=['{tmp_path / 'suite.json'}']"]
+    recipe = load_recipe(
+        place / "recipe.yaml", SafeSteerRecipe, [f"output={tmp_path / 'out'}", "max_steps=1", *settings]
+    )
+    assert {prompt.text for prompt in _read_sets(recipe)[0]["harmful_train"]} == set(harmful[3:])
+    said = []
+    data = train_safesteer(recipe, said.append)["data"]
+    assert said[0] == "dropped, since they overlap held-out prompts: 3 of harmful_train"
+    assert data["harmful_train"] == 6 and data["held_out_dropped"]["harmful_train"] == 3
+    assert sum(data["held_out_dropped"].values()) == 3
+
+
+def test_other_prompts_than_those_of_the_run_are_refused(place, tmp_path):
+    prompts(tmp_path / "own.jsonl", 200, True)
+    settings = (tmp_path / "out", "max_steps=1", f"direction.harmful_train={tmp_path / 'own.jsonl'}")
+    result = run(place, *settings)
+    assert run(place, *settings) == result
+    prompts(tmp_path / "own.jsonl", 600, True)
+    for finished in (True, False):
+        with pytest.raises(ResultFolderError, match="made of something else: harmful_train changed since"):
+            run(place, *settings)
+        if finished:
+            (tmp_path / "out" / "finetune.json").unlink()
+
+
 @pytest.mark.parametrize(
     ("override", "error", "message"),
     [
         ("direction.refusal_openings=['Q']", FinetuneDataError, "none of the 6 prompts of harmful_train is left"),
         ("max_prompt_tokens=5", FinetuneDataError, "more than max_prompt_tokens 5"),
-        ("held_out=['{place}/a.jsonl']", FinetuneDataError, r"overlaps a prompt of a\.jsonl, which is held out"),
+        ("held_out=['{place}/a.jsonl']", FinetuneDataError, r"6 of 6 prompts of .*a\.jsonl overlap held-out ones"),
         ("prompts='{place}/a.jsonl'", FinetuneDataError, "is in prompts too; the sets must not share"),
         ("prompts='{place}/none.jsonl'", FinetuneDataError, r"none\.jsonl cannot be read"),
         ("samples_per_prompt=3", FinetuneRecipeError, "must be a multiple of samples_per_prompt 3"),

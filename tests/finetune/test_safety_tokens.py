@@ -4,9 +4,11 @@ import json
 import random
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune.chat_data import prompt_ids
 from finetune.errors import FinetuneDataError, SafetyTokenError
 from finetune.safety_tokens import (
     TokenSettings,
@@ -102,3 +104,18 @@ def test_greedy_answers_do_not_depend_on_the_batch_and_stop_at_the_end_token():
     ends = {together[0][0]}
     model.generation_config.eos_token_id = list(ends)
     assert greedy_answers(model, TOKENIZER, prompts[:1], 6) == [[]]
+
+
+def test_greedy_answers_are_the_likeliest_tokens_whatever_the_checkpoint_asks_of_generate():
+    model = make_model(len(TOKENIZER), eos_token_id=TOKENIZER.eos_token_id)
+    plain = greedy_answers(model, TOKENIZER, ["Hi", "Why is it so?"], 12)
+    ids = torch.tensor([prompt_ids([{"role": "user", "content": "Hi"}], TOKENIZER)])
+    for token in plain[0]:
+        with torch.no_grad():
+            assert int(model(input_ids=ids).logits[0, -1].argmax()) == token
+        ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+    model.generation_config.update(
+        repetition_penalty=50.0, no_repeat_ngram_size=1, suppress_tokens=plain[0][:1], bad_words_ids=[plain[1][:1]],
+        min_new_tokens=3, num_beams=2,
+    )  # fmt: skip
+    assert greedy_answers(model, TOKENIZER, ["Hi", "Why is it so?"], 12) == plain
