@@ -4,7 +4,9 @@ Everything outside `execution` decides the output and is part of the identity of
 keys of a server that only say how it is reached (`output_part`).
 """
 
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -65,15 +67,17 @@ class Ingest(_Section):
 
 
 class FastText(_Section):
-    weights: str | None = Field(None, description="folder with trained weights; null: those that ship with safetrove")
+    weights: str | None = Field(
+        None, description="folder with trained weights, relative to the recipe; null: those that ship with safetrove"
+    )
 
 
 class Embedding(_Section):
     encoder: str = Field("embedded:all-MiniLM-L6-v2", description="embedded:NAME, a local folder, or a Hub id")
     head: str | None = Field(
         None,
-        description="safetensors file of the heads; null: those that ship with safetrove; model: the six-way head that "
-        "the encoder itself has, such as the paper's",
+        description="safetensors file of the heads, relative to the recipe; null: those that ship with safetrove; "
+        "model: the six-way head that the encoder itself has, such as the paper's",
     )
     remote_code_revision: str | None = Field(
         None,
@@ -255,13 +259,16 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     return parse_recipe(value, str(path), path.parent.resolve())
 
 
-def parse_recipe(value: dict[str, Any], where: str, base: Path) -> Recipe:
-    """Validate a recipe given as plain values; relative paths are taken from `base`."""
+def parse_recipe(value: dict[str, Any], where: str, base: Path | None) -> Recipe:
+    """Validate a recipe given as plain values. Relative paths are taken from `base`; None leaves them, as they stand in a
+    frozen recipe. Names of models are paths where a folder of that name is in `base`."""
     try:
         recipe = Recipe.model_validate(value)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or '(recipe)'}: {e['msg']}" for e in error.errors()]
         raise RecipeError(f"{where}: the recipe is not valid:\n" + "\n".join(lines)) from error
+    if base is None:
+        return recipe
     sources = [
         s if s.format == "hub" or "://" in s.path else s.model_copy(update={"path": str(base / s.path)})
         for s in recipe.sources
@@ -271,12 +278,52 @@ def parse_recipe(value: dict[str, Any], where: str, base: Path) -> Recipe:
         for position, s in enumerate(recipe.ingest.decontaminate)
     ]
     ingest = recipe.ingest.model_copy(update={"decontaminate": suites})
-    score = recipe.score
-    if score.cascade:
-        calibration = _local(score.cascade.calibration, f"{where}: score.cascade.calibration", base)
-        folder = score.cascade.model_copy(update={"calibration": calibration})
-        score = score.model_copy(update={"cascade": folder})
-    return recipe.model_copy(update={"sources": sources, "ingest": ingest, "score": score})
+    recipe = recipe.model_copy(update={"sources": sources, "ingest": ingest})
+    for key in _PATH_KEYS:
+        recipe = _replaced(recipe, key, partial(_local, key=f"{where}: {key}", base=base))
+    for key in _MODEL_KEYS:
+        recipe = _replaced(recipe, key, partial(_model, base=base))
+    return recipe
+
+
+def with_models_of(recipe: Recipe, earlier: Recipe) -> Recipe:
+    """`recipe`, where `earlier` has a relative path to the same model with that path: it is in its shards' identities."""
+    names = flatten(earlier.model_dump(mode="json"))
+    for key in _MODEL_KEYS:
+        recipe = _replaced(recipe, key, partial(_same_model, name=names.get(key)))
+    return recipe
+
+
+# Dotted keys whose values are paths; and those whose values may be names, in the Hub or of models that ship with us.
+_PATH_KEYS = ("score.fasttext.weights", "score.embedding.head", "score.cascade.calibration")
+_MODEL_KEYS = (
+    "score.embedding.encoder",
+    "score.judge.llm.model",
+    "score.judge.llm.tokenizer",
+    "synthesis.llm.model",
+    "synthesis.llm.tokenizer",
+    "tokenise.tokenizer",
+)
+
+
+def _replaced(section: Any, key: str, change: Callable[[str], str]) -> Any:
+    """A copy of a section with the value at the dotted key changed; itself where there is none."""
+    first, _, rest = key.partition(".")
+    value = getattr(section, first)
+    own_head = isinstance(section, Embedding) and (first, value) == ("head", "model")
+    of_endpoint = isinstance(section, ServerSettings) and first == "model" and section.url is not None
+    if value is None or own_head or of_endpoint:  # nothing that could be a path
+        return section
+    return section.model_copy(update={first: _replaced(value, rest, change) if rest else change(value)})
+
+
+def _model(name: str, base: Path) -> str:
+    return str(base / name) if not name.startswith("embedded:") and (base / name).is_dir() else name
+
+
+def _same_model(path: str, name: str | None) -> str:
+    same = name is not None and Path(name).is_dir() and Path(name).resolve() == Path(path).resolve()
+    return name if name is not None and same else path
 
 
 def _local(path: str, key: str, base: Path) -> str:
@@ -301,11 +348,14 @@ _REACH_KEYS = {
 def output_part(recipe: dict[str, Any]) -> dict[str, Any]:
     """The keys of a recipe (as plain values) that decide the output, as dotted keys.
 
-    Paths are left out: manifests hold the hashes of what lies there.
+    Paths are left out, or but a name: manifests hold the hashes of what lies there.
     """
     flat = flatten({key: value for key, value in recipe.items() if key not in ("execution", "output")})
     # what stops a run, not what it writes: a bound that was met may be raised in the same run folder
     flat = {key: value for key, value in flat.items() if not key.startswith("score.judge.health.")}
+    for key in ("score.fasttext.weights", "score.embedding.head"):
+        if flat.get(key) is not None:  # given or not; the stages hash what lies there
+            flat[key] = PurePath(flat[key]).name
     sources = flat.pop("sources", [])
     suites = flat.pop("ingest.decontaminate", [])
     kept = {key: value for key, value in flat.items() if not (".llm." in key and key.split(".")[-1] in _REACH_KEYS)}

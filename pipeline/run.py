@@ -17,7 +17,7 @@ from pipeline.executors.ray import run_ray
 from pipeline.executors.slurm_jobs import read_jobs, refuse_while_queued
 from pipeline.ingest.input_files import freeze_input_files, frozen_input_files, input_files
 from pipeline.ledger import check_ledger
-from pipeline.recipe import Recipe, dump_recipe, output_part, parse_recipe
+from pipeline.recipe import Recipe, dump_recipe, output_part, parse_recipe, with_models_of
 from pipeline.run_folder import STAGE_FOLDERS, RunFolder
 from pipeline.shard_state import DONE, FAILED, PENDING, STALE, StageState, stage_states, wanted_identity
 from pipeline.stage import Stage
@@ -53,7 +53,7 @@ def load_frozen_recipe(run: RunFolder) -> Recipe:
     """The recipe that a run folder was made with. Raises DataError where the folder is no run."""
     if not run.recipe.is_file():
         raise DataError(f"{run.root}: not a run folder (it has no recipe.yaml); give the --output of a safetrove run")
-    return parse_recipe(yaml.safe_load(run.recipe.read_text(encoding="utf-8")), str(run.recipe), run.root.resolve())
+    return parse_recipe(yaml.safe_load(run.recipe.read_text(encoding="utf-8")), str(run.recipe), None)
 
 
 def run_states(run: RunFolder, force_stale: bool = False) -> list[StageState]:
@@ -83,7 +83,7 @@ def open_run(recipe: Recipe, root: Path, stage_names: list[str] | None, force_st
     """Hold a run folder, check that the recipe fits what is there, freeze the recipe, remove what killed tasks left."""
     run = RunFolder(root)
     with run.locked():
-        _check_frozen(run, recipe, force_stale)
+        recipe = _fitting_recipe(run, recipe, force_stale)
         files = input_files(recipe, run)
         stages = build_stages(recipe, run, files)
         _check_resources(recipe, stages)
@@ -148,7 +148,7 @@ def recipe_of_rerun(run: RunFolder, executor: str | None) -> Recipe:
         return recipe
     value = recipe.model_dump(mode="json")
     value["execution"]["executor"] = executor
-    return parse_recipe(value, str(run.recipe), run.root.resolve())
+    return parse_recipe(value, str(run.recipe), None)
 
 
 def forget_shards(recipe: Recipe, run: RunFolder, stage_name: str, shards: list[int] | None) -> None:
@@ -199,17 +199,22 @@ def _check_resources(recipe: Recipe, stages: list[Stage]) -> None:
         )
 
 
-def _check_frozen(run: RunFolder, recipe: Recipe, force_stale: bool) -> None:
-    """A run keeps the recipe under which its first shard was finished, but for what does not change its output."""
+def _fitting_recipe(run: RunFolder, recipe: Recipe, force_stale: bool) -> Recipe:
+    """A run keeps the recipe under which its first shard was finished, but for what does not change its output.
+
+    Returns the recipe with the names that the finished shards know its models by.
+    """
     if not run.recipe.is_file():
         # what a first command leaves that was killed before the recipe had its name
         ours = {".lock", temporary_path(run.recipe).name}
         if run.root.is_dir() and any(p.name not in ours for p in run.root.iterdir()):
             raise DataError(f"{run.root}: the folder is not empty and no run of ours; give another --output")
-        return
+        return recipe
     if not any(run.root.glob("manifests/*/[0-9]*[0-9].json")):
-        return
-    old, new = (output_part(r.model_dump(mode="json")) for r in (load_frozen_recipe(run), recipe))
+        return recipe
+    frozen = load_frozen_recipe(run)
+    recipe = with_models_of(recipe, frozen)
+    old, new = (output_part(r.model_dump(mode="json")) for r in (frozen, recipe))
     lines = [
         f"    {key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
@@ -221,6 +226,7 @@ def _check_frozen(run: RunFolder, recipe: Recipe, force_stale: bool) -> None:
             "Nothing was run. Put the old value back, or take a new --output folder, or keep what is finished as it "
             "is with --force-stale (written into the manifests and the card)."
         )
+    return recipe
 
 
 def _remove_leftovers(run: RunFolder, states: list[StageState]) -> None:

@@ -11,8 +11,9 @@ from finetune.recipe import load_recipe as load_finetune_recipe
 from finetune.safesteer.recipe import SafeSteerRecipe
 from finetune.sft_training import SftRecipe
 from finetune.str_training import StrRecipe
+from pipeline.manifest import flatten
 from pipeline.recipe import dump_recipe as dump
-from pipeline.recipe import load_recipe, output_part, parse_recipe
+from pipeline.recipe import load_recipe, output_part, parse_recipe, with_models_of
 from pretrain.recipe import load_recipe as load_pretrain_recipe
 from safetrove.ladder_recipe import load_ladder
 from safetrove.own_texts import read_own
@@ -134,3 +135,77 @@ def test_a_source_and_its_licence_are_part_of_the_identity_under_the_sources_nam
     before = output_part(plain(ROOT / "recipes" / "sample.yaml"))
     after = output_part(plain(ROOT / "recipes" / "sample.yaml", "sources.0.licence=MIT"))
     assert (before["sources.sample.licence"], after["sources.sample.licence"]) == ("Apache-2.0", "MIT")
+
+
+def with_models(folder):
+    """The values of a recipe that names all that may be a folder beside it, and those folders."""
+    for name in ("encoder", "tokens", "writer"):
+        (folder / name).mkdir(parents=True)
+    return {
+        "name": "t",
+        "sources": [{"name": "s", "format": "jsonl", "path": "in"}],
+        "score": {
+            "fasttext": {"weights": "weights"},
+            "embedding": {"encoder": "encoder", "head": "head.safetensors"},
+            "judge": {"llm": {"model": "writer"}},
+        },
+        "synthesis": {"llm": {"model": "writer"}},
+        "tokenise": {"tokenizer": "tokens"},
+    }
+
+
+MODELS = {
+    "score.fasttext.weights": "weights",
+    "score.embedding.head": "head.safetensors",
+    "score.embedding.encoder": "encoder",
+    "score.judge.llm.model": "writer",
+    "synthesis.llm.model": "writer",
+    "tokenise.tokenizer": "tokens",
+}
+
+
+def test_models_and_weights_beside_a_recipe_are_found_from_any_folder(tmp_path):
+    recipe = parse_recipe(with_models(tmp_path), "recipe", tmp_path)
+    found = flatten(recipe.model_dump(mode="json"))
+    assert {key: found[key] for key in MODELS} == {key: str(tmp_path / name) for key, name in MODELS.items()}
+    assert parse_recipe(yaml.safe_load(dump(recipe)), "frozen", None) == recipe
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "override"),
+    [
+        ("score.embedding.head", "model", None),
+        ("score.embedding.encoder", "org/encoder", None),
+        ("tokenise.tokenizer", "embedded:tokens", None),
+        ("synthesis.llm.model", "writer", "synthesis.llm.url=http://127.0.0.1:9"),
+    ],
+)
+def test_what_is_a_name_and_no_path_stays(tmp_path, key, name, override):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(with_models(tmp_path)))
+    for folder in ("embedded:tokens", "model"):
+        (tmp_path / folder).mkdir()
+    recipe = load_recipe(path, [f"{key}={name}", *([override] if override else [])])
+    assert flatten(recipe.model_dump(mode="json"))[key] == name
+
+
+def test_where_hashed_weights_lie_is_no_part_of_the_identity(tmp_path):
+    one, two = (parse_recipe(with_models(tmp_path / name), "recipe", tmp_path / name) for name in "ab")
+    before, after = (output_part(recipe.model_dump(mode="json")) for recipe in (one, two))
+    changed = {key for key in before if before[key] != after[key]}
+    assert changed == {"score.embedding.encoder", "tokenise.tokenizer"} | {
+        key for key in MODELS if key.endswith("llm.model")
+    }
+
+
+def test_a_run_keeps_the_relative_names_under_which_it_was_begun(tmp_path, monkeypatch):
+    value = with_models(tmp_path)
+    begun, now = parse_recipe(value, "frozen", None), parse_recipe(value, "recipe", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    kept = with_models_of(now, begun)
+    assert kept.tokenise == begun.tokenise and kept.synthesis == begun.synthesis
+    before, after = (output_part(recipe.model_dump(mode="json")) for recipe in (begun, kept))
+    assert before == after
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert with_models_of(now, begun) == now

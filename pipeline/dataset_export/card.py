@@ -9,6 +9,7 @@ import yaml
 from pipeline.dataset_export.export import COLUMNS, Counts, yield_share
 from pipeline.dataset_export.yields import YIELDS_FOLDER
 from pipeline.recipe import Recipe
+from pipeline.report.run_summary import without_folders
 from rephrasers.verify import DraftKind
 
 KIND_TITLES = {
@@ -133,7 +134,7 @@ def making_text(recipe: Recipe, counts: Counts) -> str:
     """Writer, settings, checks and gates; Markdown."""
     assert recipe.synthesis is not None
     llm = recipe.synthesis.llm
-    writers = ", ".join(sorted(counts.by.get("model", ()))) or llm.model
+    writers = ", ".join(sorted(counts.by.get("model", ()))) or without_folders(llm.model)
     revisions = ", ".join(sorted(counts.by.get("revision", ())))
     return (
         f"Writer: {writers}{f' (revision {revisions})' if revisions else ''}; temperature {llm.temperature:g}, top_p "

@@ -202,9 +202,14 @@ def read_recipe(run: Path) -> tuple[dict[str, Any], str | None]:
 
 
 def writer_name(recipe: dict[str, Any]) -> str | None:
-    """The model that wrote the synthetic texts; None where the recipe asks for none."""
+    """The model that wrote the synthetic texts, a folder by its name; None where the recipe asks for none."""
     llm = (recipe.get("synthesis") or {}).get("llm") or {}
-    return llm.get("model")
+    return without_folders(llm["model"]) if llm.get("model") else None
+
+
+def without_folders(name: str) -> str:
+    """A model's name as a card shows it: it is published, the folders of the machine it was made on stay out of it."""
+    return PurePath(name).name if PurePath(name).is_absolute() else name
 
 
 def how_it_was_made(recipe: dict[str, Any]) -> dict[str, str]:
@@ -218,9 +223,7 @@ def how_it_was_made(recipe: dict[str, Any]) -> dict[str, str]:
         elif path and value not in (None, {}, []):
             wanted = path[-1] in _MADE_KEYS or (path[-1] in _MADE_KEYS_OF_SYNTHESIS and path[0] in ("synthesis", "tag"))
             if wanted:
-                # A card is published: the folders of the machine it was made on stay out of it.
-                absolute = isinstance(value, str) and PurePath(value).is_absolute()
-                found[".".join(path)] = PurePath(value).name if absolute else _one_line(value)
+                found[".".join(path)] = without_folders(_one_line(value))
 
     walk({key: recipe[key] for key in ("score", "synthesis", "tag", "tokenise") if recipe.get(key)}, ())
     return found

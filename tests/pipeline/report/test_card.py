@@ -11,7 +11,7 @@ from classifiers.errors import DataError
 from pipeline.ingest.input_files import InputFile
 from pipeline.report import build_card
 from pipeline.report.card import card_data
-from pipeline.report.run_summary import OPTIONAL_STAGES, missing_parts
+from pipeline.report.run_summary import OPTIONAL_STAGES, missing_parts, writer_name
 from pipeline.report.tallies import Tally
 from pipeline.run_folder import RunFolder
 from pipeline.stages.order import build_stages
@@ -272,3 +272,8 @@ def test_counts_with_other_phrases_are_refused(run: Path) -> None:
         file.write_text(json.dumps(content | {"phrase_lists_sha256": "0" * 64}))
     with pytest.raises(DataError, match="other phrase lists"):
         card_data(run)
+
+
+@pytest.mark.parametrize("model", ["/home/somebody/models/writer-7b", "org/writer-7b"])
+def test_a_writer_in_a_folder_is_shown_by_its_name(model):
+    assert writer_name({"synthesis": {"llm": {"model": model}}}) == model.replace("/home/somebody/models/", "")
