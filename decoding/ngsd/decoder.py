@@ -37,6 +37,8 @@ class NgsdDecoder:
             "dtype": str(base.model.dtype).removeprefix("torch."),
             "rater": rater_identity if settings.strength is None else None,
             "gate": type(settings.gate).__name__,
+            # An answer that the tag ends shows it; without a tag none does.
+            **({"ends_with": base.tag} if base.tag_id() is not None else {}),
             # How the work is batched and deferred changes no answer.
             "settings": {k: v for k, v in asdict(settings).items() if k not in ("deferral", "max_rows")},
         }
@@ -47,10 +49,11 @@ class NgsdDecoder:
         return self._identity
 
     def generate(self, prompts: Sequence[str]) -> list[str]:
-        """The answers, in order."""
+        """The answers, in order. One that the harmfulness tag ended has it at its end, by which evaluations count it apart."""
         chats = [self._base.prompt_of(text, self._system) for text in prompts]
         settings = replace(self._settings, max_rows=max(self._settings.max_rows, len(prompts)))
         answers = generate(self._base, self._expert, chats, settings, self._rate)
         for text, answer in zip(prompts, answers, strict=True):
             self.fire_shares[hashlib.sha256(text.encode()).hexdigest()] = (answer.fire_share(), answer.changed_share())
-        return [answer.text for answer in answers]
+        tag = self._base.tag or ""
+        return [answer.text + tag if answer.ended_by == "tag" else answer.text for answer in answers]

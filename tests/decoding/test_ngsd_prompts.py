@@ -72,6 +72,19 @@ def test_the_decoder_of_evaluations(models):
     assert decoder.identity() == same.identity() != other.identity()
 
 
+def test_an_answer_that_the_tag_ends_shows_it_to_evaluations(models):
+    base, expert = models
+    prompt = Prompt.ask("w1")
+    (free,) = generate(base, expert, [prompt], SETTINGS)
+    tagged = replace(base, tag=base.tokenizer.convert_ids_to_tokens(free.tokens[2]))
+    (answer,) = generate(tagged, expert, [prompt], SETTINGS)
+    assert answer.ended_by == "tag" and tagged.tag not in answer.text
+    decoder, plain = (NgsdDecoder(side, expert, SETTINGS, {"model": "expert"}) for side in (tagged, base))
+    assert decoder.generate([base.render(prompt)]) == [answer.text + tagged.tag]
+    assert plain.generate([base.render(prompt)]) == [free.text]
+    assert decoder.identity() != plain.identity(), "kept answers without the tag are not used again"
+
+
 @pytest.mark.parametrize(
     ("tail", "reason"),
     [
