@@ -114,7 +114,7 @@ def ratio(losses: Sequence[float], baseline: Sequence[float]) -> str:
 
 def shown(value: float, low: float, high: float) -> str:
     """The value and its interval."""
-    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+    return f"{value:.3f}" if math.isnan(low) else f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def main() -> None:

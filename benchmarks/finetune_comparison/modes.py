@@ -203,7 +203,7 @@ def margin_difference(first: Sequence[Mapping[str, Any]], second: Sequence[Mappi
         [sum(values) / len(values) for values in zip(*(r["silhouettes"] for r in runs), strict=True)]
         for runs in (first, second)
     ]
-    return paired_test(means[0], means[1])
+    return paired_test(means[0], means[1], value_range=(-1, 1))
 
 
 def _report(settings: Settings, runs: Mapping[str, Sequence[dict[str, Any]]], source: str) -> str:

@@ -28,7 +28,7 @@ def refusal_share(runs: Sequence[Measured], suite: str) -> Estimate:
 
 def refusal_difference(first: Sequence[Measured], second: Sequence[Measured], suite: str) -> PairedTest:
     """Second minus first on the same prompts: each prompt's mean over seeds, bootstrap over prompts."""
-    return paired_test(_means(first, suite), _means(second, suite))
+    return paired_test(_means(first, suite), _means(second, suite), value_range=(0, 1))
 
 
 def _means(runs: Sequence[Measured], suite: str) -> list[float]:

@@ -68,9 +68,9 @@ def test_our_refusals_are_cut_in_two(tmp_path):
 
 def test_the_margins_difference_is_that_of_the_seeds_mean():
     untuned = [{"silhouettes": [0.0, 0.1, 0.2]}]
-    tuned = [{"silhouettes": [0.4, 0.5, 0.6]}, {"silhouettes": [0.6, 0.7, 0.8]}]
+    tuned = [{"silhouettes": [0.4, 0.5, 0.6]}, {"silhouettes": [0.6, 0.7, 1.1]}]
     found = margin_difference(untuned, tuned)
-    assert np.allclose([found.difference, found.low, found.high], 0.5) and found.n == 3
+    assert np.isclose(found.difference, 0.55) and 0.49 < found.low < 0.55 < found.high < 0.66 and found.n == 3
 
 
 def test_a_refusal_that_names_the_harm_is_graded_as_a_refusal(tmp_path):
