@@ -80,8 +80,8 @@ def test_score_answers_any_line(tmp_path, few_chunks, monkeypatch):
 
 def test_long_lines_are_scored_in_small_windows(tmp_path, monkeypatch):
     monkeypatch.setattr(scoring, "MOST_CHARACTERS_IN_WINDOW", 100)
-    rows = [{"text": "x" * size} for size in (60, 60, 300, 1, 1)]
-    assert [[len(row["text"]) for row in window] for window in scoring._windows(iter(rows))] == [
+    lines = [scoring._Line({"text": "x" * size}) for size in (60, 60, 300, 1, 1)]
+    assert [[len(line.row["text"]) for line in window] for window in scoring._windows(iter(lines))] == [
         [60, 60],
         [300],
         [1, 1],
