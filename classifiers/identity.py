@@ -8,6 +8,7 @@ from classifiers.decision import DECISION_FILE
 from classifiers.embedding import SHIPPED_HEAD
 from classifiers.errors import ModelError
 from classifiers.fasttext_classifier import CATEGORY_FILE, LEVEL_FILE, SHIPPED_WEIGHTS
+from classifiers.loading import is_missing_folder
 from classifiers.rubric import rubric_sha256
 
 OWN_HEAD = "model"  # in the place of a head's file: the encoder is a whole classifier
@@ -31,7 +32,7 @@ def ready_identity(model: str) -> dict[str, Any]:
     Raises ModelError for the path of a folder that is not there.
     """
     folder = Path(model)
-    if model.startswith((".", "/")) and not folder.is_dir():
+    if is_missing_folder(model):
         raise ModelError(f"{model}: the weights are missing; give the folder in the recipe, or put it back")
     weights = {file.name: _sha256(file) for file in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
     return {"model": model, "weights": weights, "rubric": rubric_sha256()}

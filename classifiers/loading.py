@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from classifiers.errors import ModelError
@@ -20,13 +21,21 @@ def fixed_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def from_pretrained(auto_class: Any, source: str, local: bool, remote_code_revision: str | None = None) -> Any:
+def is_missing_folder(name: str) -> bool:
+    """Whether the name of a model is a path, and nothing is there: a name on the Hub begins otherwise."""
+    return name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir()
+
+
+def from_pretrained(
+    auto_class: Any, source: str, local: bool, remote_code_revision: str | None = None, revision: str | None = None
+) -> Any:
     """What `auto_class.from_pretrained` makes of the source. Raises ModelError where it cannot.
 
     `remote_code_revision`: the commit at which the model's own code was read and is allowed to run; None runs none.
+    `revision`: commit, branch or tag of a model on the Hub; None: its main branch.
     """
     allowed = remote_code_revision is not None
-    settings: dict[str, Any] = {"trust_remote_code": allowed}
+    settings: dict[str, Any] = {"trust_remote_code": allowed, "revision": revision}
     if allowed:
         settings |= {"revision": remote_code_revision, "code_revision": remote_code_revision}
     if "Tokenizer" not in auto_class.__name__:

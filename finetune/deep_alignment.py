@@ -105,7 +105,6 @@ def main() -> None:
     """Writes the rows of a file of refusal dialogues."""
     from transformers import AutoTokenizer
 
-    from classifiers.loading import from_pretrained
     from rephrasers.embedded_writer import EMBEDDED_NAME
     from rephrasers.models import resolve_model
 
@@ -119,7 +118,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     reference = resolve_model(options.model)
-    tokenizer = from_pretrained(AutoTokenizer, reference.path_or_id, reference.is_local)
+    tokenizer = reference.load(AutoTokenizer)
     rows = list(deep_alignment_rows(read_dialogues(options.refusals), tokenizer, options.seed, options.copies))
     write_text(options.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     print(f"{len(rows)} rows, {sum(bool(row['not_learnt']) for row in rows)} of them begin with a compliant start")

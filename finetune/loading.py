@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from classifiers.errors import DependencyError, ModelError
-from classifiers.loading import from_pretrained
 from finetune.errors import FinetuneModelError
 from finetune.magic_tokens.release_guard import CONFIG_KEY, is_marked
 from rephrasers.models import ModelReference, resolve_model
@@ -76,8 +75,10 @@ def load_starting_tokenizer(name: str) -> Any:
     """The tokenizer of `load_starting_model`, without the model. Raises ModelError."""
     from transformers import AutoTokenizer
 
-    reference = starting_reference(name)
-    return from_pretrained(AutoTokenizer, reference.path_or_id, reference.is_local)
+    folder = Path(name).expanduser()
+    if (folder / RESULT_FILE).is_file() and not _has_full_model(folder):
+        return load_starting_tokenizer(_base_of_adapter(folder))
+    return starting_reference(name).load(AutoTokenizer)
 
 
 def _has_full_model(folder: Path) -> bool:
@@ -97,8 +98,8 @@ def _load_plain(source: str, name: str) -> StartingModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     reference = resolve_model(source)
-    tokenizer = from_pretrained(AutoTokenizer, reference.path_or_id, reference.is_local)
-    model = from_pretrained(AutoModelForCausalLM, reference.path_or_id, reference.is_local).to(torch.float32)
+    tokenizer = reference.load(AutoTokenizer)
+    model = reference.load(AutoModelForCausalLM).to(torch.float32)
     # every file of the result names the dtype that is saved
     model.config.dtype = torch.float32
     _prepare_tokenizer(tokenizer, model, reference.description)

@@ -186,7 +186,7 @@ def greedy_answers(
 ) -> list[list[int]]:
     """Token ids of the greedy answers, in order, without end tokens. They are the likeliest tokens of the model as it is: what
     its checkpoint asks of `generate` (a repetition penalty, suppressed tokens) does not count."""
-    from finetune.safesteer.model_passes import answer_batch, batches_by_length
+    from finetune.model_passes import answer_batch, batches_by_length
 
     encoded = [
         prompt_ids(checked_messages([{"role": "user", "content": text}], "prompt"), tokenizer) for text in prompts

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -44,6 +45,16 @@ class Source(_Section):
     revision: str | None = Field(None, description="Hub only: the commit to read; resolved and frozen at the first run")
     config: str | None = Field(None, description="Hub only: configuration of the data set")
     split: str = Field("train", description="Hub only: split of the data set")
+
+    @field_validator("path")
+    @classmethod
+    def _no_password(cls, path: str) -> str:
+        if "://" in path and urlsplit(path).password is not None:
+            raise ValueError(
+                "it holds a password, which would be kept in the run folder: put that into the store's own settings "
+                "(fsspec reads ~/.config/fsspec/ and environment variables)"
+            )
+        return path
 
 
 class Suite(_Section):

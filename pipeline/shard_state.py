@@ -154,8 +154,8 @@ def stage_states(
     under other settings, prompts, models, versions or raw inputs raises IdentityError with the difference, unless
     `force_stale`: then it is "done" as it is, and its manifest says so.
 
-    `read_only`, for those who only look: a shard that was kept with `force_stale` before is "done"; raw inputs and weights
-    that are no longer there count as unchanged; nothing is written.
+    `read_only`, for those who only look: a shard that was kept with `force_stale` before is "done"; raw inputs, weights and
+    suites that are no longer there count as unchanged; nothing is written.
     """
     look = _Look(run, force_stale, read_only)
     with _without_garbage_collection():
@@ -208,9 +208,8 @@ def _state_of(look: _Look, stage: Stage, shard: int, manifest: Manifest) -> str:
         lines = [f"    {key}: {old!r} -> {new!r}" for key, (old, new) in difference.items()]
         look.refused.append(f"  {stage.name} {shard:05d}\n" + "\n".join(lines))
         return DONE
-    if difference and not manifest.forced_stale and not look.read_only:
-        manifest.forced_stale = True
-        manifest.write(look.run.manifest(stage.name, shard))
+    if difference:
+        _accept(look, stage, shard, manifest)
     root = look.run.root.as_posix()
     for name, output in manifest.outputs.items():
         condition = output_state(f"{root}/{name}", output)
@@ -222,6 +221,17 @@ def _state_of(look: _Look, stage: Stage, shard: int, manifest: Manifest) -> str:
         if condition == "missing":
             return STALE
     wanted = _wanted_inputs(stage, shard, look.finished)
-    if wanted is None or (wanted != manifest.identity["inputs"] and not look.force_stale):
+    if wanted is None:
         return STALE
+    if wanted != manifest.identity["inputs"]:
+        if not look.force_stale and not (look.read_only and manifest.forced_stale):
+            return STALE
+        _accept(look, stage, shard, manifest)
     return DONE
+
+
+def _accept(look: _Look, stage: Stage, shard: int, manifest: Manifest) -> None:
+    """Write into the manifest that its shard is kept although it was made of something else."""
+    if not manifest.forced_stale and not look.read_only:
+        manifest.forced_stale = True
+        manifest.write(look.run.manifest(stage.name, shard))

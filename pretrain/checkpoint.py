@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from pretrain.atomic_files import sync_file, sync_folder, write_text
 from pretrain.errors import CheckpointError
+from pretrain.metrics import json_value
 
 TRACKER: Final = "latest_checkpointed_iteration.txt"
 _FOLDER_NAME: Final = re.compile(r"iter_(\d{7,})")
@@ -22,7 +23,8 @@ _FOLDER_NAME: Final = re.compile(r"iter_(\d{7,})")
 
 @dataclass
 class TrainingState:
-    """Everything of a run but tensors. Losses are those of the first and of the last iteration so far."""
+    """Everything of a run but tensors. Losses are those of the first and of the last iteration so far; None where there is
+    none, and in a checkpoint also where it was not finite."""
 
     iteration: int = 0
     consumed_samples: int = 0
@@ -120,7 +122,7 @@ def publish_checkpoint(save: Path, state: dict[str, Any], keep_latest: int) -> N
     """
     iteration = state["iteration"]
     temporary, final = unfinished_folder(save, iteration), checkpoint_folder(save, iteration)
-    (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    (temporary / "state.json").write_text(json.dumps(json_value(state), indent=1, allow_nan=False), encoding="utf-8")
     sync_file(temporary / "state.json")
     sync_folder(temporary)
     if final.exists():  # of a process killed before it could move the tracker, or rewound by hand

@@ -100,15 +100,15 @@ class MetricsFile:
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one line; a number that JSON does not have (NaN, infinity), at any depth, becomes null."""
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_json_value(record), allow_nan=False) + "\n")
+            file.write(json.dumps(json_value(record), allow_nan=False) + "\n")
 
 
-def _json_value(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """The value with None in place of NaN and infinity, also inside mappings and lists."""
     if isinstance(value, Mapping):
-        return {key: _json_value(inner) for key, inner in value.items()}
+        return {key: json_value(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_json_value(inner) for inner in value]
+        return [json_value(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -17,6 +17,7 @@ from pretrain.auroc import Separation, separation
 from pretrain.blend_file import Blend
 from pretrain.errors import PretrainDataError
 from pretrain.export import tokenizer_folder
+from pretrain.metrics import json_value
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,7 +152,10 @@ class TagProbability:
     def write(self, measure: TagMeasure, path: Path) -> None:
         """One JSON line a document: `id`, `source`, `score`, `tag_probability`; no text."""
         lines = [
-            json.dumps({"id": d.id, "source": d.source, "score": d.score, "tag_probability": float(value)})
+            json.dumps(
+                json_value({"id": d.id, "source": d.source, "score": d.score, "tag_probability": float(value)}),
+                allow_nan=False,
+            )
             for d, value in zip(self.documents, measure.probabilities, strict=True)
         ]
         path.parent.mkdir(parents=True, exist_ok=True)

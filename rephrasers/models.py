@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from classifiers.errors import ModelError
 from rephrasers.embedded_writer import (
@@ -33,6 +34,14 @@ class ModelReference:
     def is_local(self) -> bool:
         """True where the model is a folder on this machine, so that no hub needs to be asked."""
         return Path(self.path_or_id).is_dir()
+
+    def load(self, auto_class: Any) -> Any:
+        """What `auto_class.from_pretrained` makes of the model at its revision. Raises ModelError where it cannot."""
+        from classifiers.loading import from_pretrained
+
+        return from_pretrained(
+            auto_class, self.path_or_id, self.is_local, revision=None if self.is_local else self.revision
+        )
 
 
 def resolve_model(name: str, only_tokenizer: bool = False) -> ModelReference:

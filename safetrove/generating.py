@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -205,12 +206,25 @@ def _by_transformers(
     """Greedy and beam search as transformers has them; the harmfulness tag ends an answer."""
     beams = options.num_beams if options.decoder == "beam" else 1
     settings: dict[str, Any] = {"length_penalty": options.length_penalty, "early_stopping": False} if beams > 1 else {}
-    out = model.model.generate(
-        ids.to(model.model.device), attention_mask=mask.to(model.model.device), do_sample=False, temperature=None, top_p=None,
-        top_k=None, num_beams=beams, max_new_tokens=options.max_new_tokens, min_new_tokens=options.min_new_tokens,
-        eos_token_id=sorted(model.end_ids), pad_token_id=min(model.end_ids), streamer=stream if beams == 1 else None, **settings,
-    )  # fmt: skip
+    with _without_own_settings(model.model):
+        out = model.model.generate(
+            ids.to(model.model.device), attention_mask=mask.to(model.model.device), do_sample=False, num_beams=beams,
+            max_new_tokens=options.max_new_tokens, min_new_tokens=options.min_new_tokens, eos_token_id=sorted(model.end_ids),
+            pad_token_id=min(model.end_ids), streamer=stream if beams == 1 else None, **settings,
+        )  # fmt: skip
     return [(_until_end(row[ids.shape[1] :].tolist(), model.end_ids), None, None) for row in out]
+
+
+@contextmanager
+def _without_own_settings(model: Any) -> Iterator[None]:
+    """What the checkpoint asks of `generate` (a repetition penalty, suppressed tokens) does not count, as in no other decoder."""
+    from transformers import GenerationConfig
+
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _safely(

@@ -37,6 +37,10 @@ def describe(result: PretrainResult) -> str:
         return f"pretraining: nothing was left to do (checkpoint of iteration {result.resumed_from})"
     start = "" if result.resumed_from is None else f", resumed from iteration {result.resumed_from}"
     return (
-        f"pretraining: {result.iterations_run} iterations{start}, loss {result.first_loss:.3f} -> {result.last_loss:.3f}, "
+        f"pretraining: {result.iterations_run} iterations{start}, loss {_loss(result.first_loss)} -> {_loss(result.last_loss)}, "
         f"{result.tokens:,} tokens in all"
     )
+
+
+def _loss(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3f}"

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from benchmarks.finetune_comparison.settings import OWN_TEXTS, SUITES, Settings, SteeringSizes
 from classifiers.errors import SafetroveError
-from finetune.errors import FinetuneRecipeError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,15 +84,15 @@ def _add_erosion(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument(
         "--anchor-weights", type=float, nargs="*", default=[], help="of the penalty on refusals that come along"
     )
-    command.add_argument("--rates", type=float, nargs="*", default=[], help="sweep: learning rates, plain and STR")
+    command.add_argument(
+        "--rates", type=float, nargs="*", default=[], help="sweep: learning rates of every method, first seed"
+    )
     command.set_defaults(compare=_erosion)
 
 
 def _erosion(settings: Settings, given: argparse.Namespace) -> str:
     from benchmarks.finetune_comparison.erosion import compare_erosion
 
-    if given.rates and not given.weights:
-        raise FinetuneRecipeError("--rates sweeps STR too: give it a weight (--weights 0.1)")
     return compare_erosion(
         settings, given.rows, given.epochs, given.align_epochs, given.align_lr, given.lr, given.weights,
         given.anchor_weights, given.rates,

@@ -6,7 +6,7 @@ rows that are learnt, and with as many refusals mixed in. All answer the same pr
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,7 +74,7 @@ def compare_erosion(
         say(
             f"{arm.name}: refuses {share_text(refusal_share([found], HARMFUL))}, benign loss {found['benign_loss']:.4f}"
         )
-    swept = _sweep(settings, aligned, asked, problems, rows, epochs, weights, rates)
+    swept = _sweep(settings, aligned, asked, problems, rows, epochs, _swept(weights, anchor_weights), rates)
     numbers = _numbers(settings, measured, trained) | {"rates": swept}
     text = _text(settings, measured, trained, numbers)
     write_report(settings.output, numbers, text)
@@ -103,6 +103,16 @@ def _arms(settings: Settings, weights: Sequence[float], anchor_weights: Sequence
     return arms
 
 
+def _swept(weights: Sequence[float], anchor_weights: Sequence[float]) -> dict[ArmKind, float | None]:
+    """What the sweep of rates trains -> weight of its penalty: the first that was asked for."""
+    kinds: dict[ArmKind, float | None] = {"plain": None}
+    if weights:
+        kinds["str"] = weights[0]
+    if anchor_weights:
+        kinds["anchored"] = anchor_weights[0]
+    return kinds
+
+
 def _sweep(
     settings: Settings,
     aligned: Path,
@@ -110,19 +120,20 @@ def _sweep(
     problems: Path,
     rows: int,
     epochs: float,
-    weights: Sequence[float],
+    kinds: Mapping[ArmKind, float | None],
     rates: Sequence[float],
 ) -> list[dict[str, Any]]:
-    """Refusal, benign loss and spike of plain and STR at each rate, first seed; `diverged`: not finite, or no better than the
+    """Refusal, benign loss and spike of each kind at each rate, first seed; `diverged`: not finite, or no better than the
     aligned model."""
     start = measure(settings, ALIGNED + "-benign", aligned, [], problems)["benign_loss"] if rates else 0.0
     found = []
     for rate in rates:
-        for kind, own in (("plain", None), ("str", weights[0])):
-            arm = Arm("plain" if kind == "plain" else "str", settings.seeds[0], own, rate)
+        for kind, weight in kinds.items():
+            arm = Arm(kind, settings.seeds[0], weight, rate)
             result = tune(settings, arm, aligned, rows, epochs, rate)
             row: dict[str, Any] = {
-                "arm": kind, "rate": rate, "diverged": True, "benign_loss": None, "spike": None, "harmful": None
+                "arm": kind, "rate": rate, "diverged": True, "benign_loss": None, "spike": None, "harmful": None,
+                "harmless": None,
             }  # fmt: skip
             if result is not None:
                 numbers = measure(settings, arm.name, settings.output / "tuned" / arm.name, asked, problems)
@@ -130,6 +141,7 @@ def _sweep(
                 row |= {
                     "diverged": not loss < start, "benign_loss": loss, "spike": gradient_spike(result["log"]),
                     "harmful": estimate(refusal_share([numbers], HARMFUL)),
+                    "harmless": estimate(refusal_share([numbers], HARMLESS)),
                 }  # fmt: skip
                 say(f"{arm.name}: refuses {share_text(refusal_share([numbers], HARMFUL))}, benign loss {loss:.4f}")
             found.append(row)
@@ -234,13 +246,22 @@ def _rates_text(swept: Sequence[dict[str, Any]]) -> str:
     rows = [
         [
             row["arm"], f"{row['rate']:g}", "yes" if row["diverged"] else "no", _number(row["benign_loss"]),
-            _number(row["harmful"] and row["harmful"]["value"]), _number(row["spike"]),
+            _number(row["harmful"] and row["harmful"]["value"]),
+            _number(row["harmless"] and row["harmless"]["value"]), _number(row["spike"]),
         ]
         for row in swept
     ]  # fmt: skip
-    header = ["arm (first seed)", "learning rate", "diverged", "benign loss", "refused", "gradient spike"]
+    header = [
+        "arm (first seed)",
+        "learning rate",
+        "diverged",
+        "benign loss",
+        "refused",
+        "harmless refused",
+        "gradient spike",
+    ]
     lines = [markdown(header, rows)]
-    for kind in ("plain", "str"):
+    for kind in dict.fromkeys(row["arm"] for row in swept):
         held = [row["rate"] for row in swept if row["arm"] == kind and not row["diverged"]]
         lines.append(
             f"Highest rate tried that does not diverge, {kind}: {max(held):g}\n" if held else f"{kind}: none held\n"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from classifiers.errors import ModelError, RecipeError
-from classifiers.loading import fixed_threads, from_pretrained
+from classifiers.loading import fixed_threads
 from evaluation.generation.batched_decoding import decode_batch, prompt_draws
 from evaluation.generation.batches import length_sorted_batches
 from evaluation.generation.settings import GenerationSettings
@@ -42,8 +42,8 @@ class LocalModel:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         reference = resolve_model(name)
-        tokenizer = from_pretrained(AutoTokenizer, reference.path_or_id, reference.is_local)
-        model = from_pretrained(AutoModelForCausalLM, reference.path_or_id, reference.is_local)
+        tokenizer = reference.load(AutoTokenizer)
+        model = reference.load(AutoModelForCausalLM)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(reference, tokenizer, model.to(device, _dtype(settings.dtype)), settings)
 

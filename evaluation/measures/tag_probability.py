@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.measures.intervals import CONFIDENCE, RESAMPLES, Estimate, bootstrap_counts, bootstrap_mean
+from evaluation.measures.intervals import (
+    CONFIDENCE,
+    RESAMPLES,
+    Estimate,
+    bootstrap_counts,
+    bootstrap_mean,
+    wilson_interval,
+)
 
 # P(tag | text) for each text: the softmax probability of the tag's id at the next position, e.g.
 # lambda texts: model.next_token_probability(texts, tag_id)  with evaluation.generation.local_model.LocalModel.
@@ -73,8 +80,15 @@ def _beginning(text: str, characters: int) -> str:
 
 
 def _auroc_interval(chance: np.ndarray, positive: np.ndarray, seed: int) -> Estimate:
+    """A bootstrap over documents. Where it cannot vary (all pairs are in one order): Wilson's interval of `value` with the
+    smaller class's size, whose variance v(1 - v)/min(m, n) no AUROC of m and n documents exceeds (van Dantzig 1951)."""
+    value = auroc(chance, positive)
+    if value in (0.0, 1.0):
+        smaller = int(min(positive.sum(), (~positive).sum()))
+        bound = wilson_interval(value * smaller, smaller)
+        return Estimate(value, bound.low, bound.high, len(chance), "wilson")
     counts = bootstrap_counts(len(chance), RESAMPLES // 4, seed)
     found = np.array([auroc(chance, positive, row) for row in counts])
     tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(found, [tail, 1 - tail])
-    return Estimate(auroc(chance, positive), float(low), float(high), len(chance), "bootstrap")
+    return Estimate(value, float(low), float(high), len(chance), "bootstrap")

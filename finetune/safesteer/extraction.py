@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import FinetuneDataError, FinetuneModelError
-from finetune.safesteer.model_passes import TokenIds, batches_by_length, eval_mode, last_logits, left_padded
+from finetune.model_passes import TokenIds, batches_by_length, eval_mode, last_logits, left_padded
 from finetune.safesteer.refusal_formulas import (
     CandidateScores,
     first_barred_layer,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import FinetuneDataError
-from finetune.safesteer.model_passes import TokenIds, answer_batch, batches_by_length
+from finetune.model_passes import TokenIds, answer_batch, batches_by_length
 from rephrasers.keyed_draws import keyed_uniforms
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.safesteer.model_passes import eval_mode
+from finetune.model_passes import eval_mode
 from finetune.safesteer.residual_hooks import decoder_blocks, steering
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from finetune.chat_data import special_tokens
 from finetune.errors import SafetyTokenError
-from finetune.safesteer.model_passes import TokenIds, batches_by_length, last_logits
+from finetune.model_passes import TokenIds, batches_by_length, last_logits
 from finetune.safesteer.sampling import AnswerRequest, SamplingLimits, paired, sample_answers
 from finetune.safesteer.teacher import SteeredTeacher
 from finetune.safesteer.token_votes import SafetyToken, steps_before_end, vote

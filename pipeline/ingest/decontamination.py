@@ -50,11 +50,17 @@ class Decontaminator:
         return None
 
 
-def read_suite(suite: Suite) -> list[str]:
-    """The prompts of a suite file. Raises RecipeError naming the file and the column."""
+def suite_file(suite: Suite) -> Path:
+    """Where a suite lies. Raises RecipeError where nothing does."""
     path = Path(suite.path)
     if not path.is_file():
-        raise RecipeError(f"ingest.decontaminate: suite {suite.name}: {path}: no such file")
+        raise RecipeError(f"ingest.decontaminate: suite {suite.name}: {path}: no such file; put it back")
+    return path
+
+
+def read_suite(suite: Suite) -> list[str]:
+    """The prompts of a suite file. Raises RecipeError naming the file and the column."""
+    path = suite_file(suite)
     text = path.read_text(encoding="utf-8")
     try:
         if path.suffix == ".csv":

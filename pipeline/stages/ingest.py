@@ -9,7 +9,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from pipeline.atomic_files import file_sha256
 from pipeline.dedup.signatures import SignatureCollector
-from pipeline.ingest.decontamination import Decontaminator, read_suite
+from pipeline.ingest.decontamination import Decontaminator, read_suite, suite_file
 from pipeline.ingest.documents import DOCUMENT_SCHEMA, content_sha256, normalise_text
 from pipeline.ingest.extraction import PageExtractor
 from pipeline.ingest.input_files import InputFile
@@ -44,8 +44,7 @@ class IngestStage(Stage):
     def settings(self) -> dict[str, Any]:
         settings = self.recipe.ingest.model_dump(exclude={"decontaminate", "dedup_buckets"})
         settings["decontaminate"] = {
-            suite.name: [file_sha256(Path(suite.path)) if Path(suite.path).is_file() else None, suite.column]
-            for suite in self.recipe.ingest.decontaminate
+            suite.name: [file_sha256(suite_file(suite)), suite.column] for suite in self.recipe.ingest.decontaminate
         }
         settings["sources"] = {s.name: s.model_dump(exclude={"path", "revision"}) for s in self.recipe.sources}
         return settings

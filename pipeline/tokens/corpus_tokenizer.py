@@ -8,6 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from classifiers.errors import ModelError, RecipeError
+from classifiers.loading import is_missing_folder
 from pipeline.atomic_files import file_sha256
 from pipeline.tagging import HARMFULNESS_TAG
 from rephrasers.embedded_writer import EMBEDDED_NAME, GGUF_SHA256, embedded_writer_folder
@@ -20,7 +21,7 @@ def tokenizer_revision(name: str) -> str:
     """
     if name == EMBEDDED_NAME:
         return GGUF_SHA256
-    if name.startswith((".", "/")) and not Path(name).is_dir():
+    if is_missing_folder(name):
         raise ModelError(f"tokenise.tokenizer: {name}: no such folder; put it back, or give another in the recipe")
     file = Path(name) / "tokenizer.json"
     return file_sha256(file) if file.is_file() else name

@@ -88,6 +88,17 @@ def test_what_is_streamed_is_the_answer(folder, decoder):
     assert len(pieces) > 1 or decoder == "beam" or len(answer.text) < 3
 
 
+@pytest.mark.parametrize("decoder", ["greedy", "beam"])
+def test_what_a_checkpoint_asks_of_generate_does_not_count(folder, decoder):
+    prompt, wanted = GivenPrompt("1", "hello"), options(decoder=decoder, max_new_tokens=8)
+    model, penalised = load(folder), load(folder)
+    [plain] = generate_answers(model, [prompt], wanted)
+    own = penalised.model.generation_config
+    own.repetition_penalty, own.no_repeat_ngram_size, own.suppress_tokens = 50.0, 1, plain.token_ids
+    [answer] = generate_answers(penalised, [prompt], wanted)
+    assert answer == plain and penalised.model.generation_config is own
+
+
 def test_a_batch_gives_what_each_prompt_gives_alone(folder):
     model = load(folder)
     prompts = [GivenPrompt(str(i), text) for i, text in enumerate(["one", "a longer text", "3"])]

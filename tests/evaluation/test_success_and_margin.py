@@ -207,6 +207,8 @@ def test_tag_probability_by_level():
     assert [report.levels[level].value for level in (0, 2, 5)] == pytest.approx([0.002, 0.011, 0.05])
     assert report.auroc[1].value == pytest.approx(roc_auc_score([0, 0, 0, 1, 1, 1], chances))
     assert report.auroc[1].low <= report.auroc[1].value <= report.auroc[1].high and set(report.auroc) == {1, 2, 3, 4, 5}
+    assert report.auroc[5].value == 1.0, "all pairs in order: resamples cannot vary"
+    assert report.auroc[5].low == pytest.approx(wilson_interval(1, 1).low) and report.auroc[5].high == 1.0
     asked = []
 
     def probability(texts):

@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 
-from classifiers.errors import DataError, IdentityError, ModelError
+from classifiers.errors import DataError, IdentityError, ModelError, RecipeError
 from classifiers.identity import ready_identity
 from pipeline.manifest import Manifest
 from pipeline.publishing.refusals import run_refusals
+from pipeline.recipe import Suite
 from pipeline.run import execute, load_run_stages, run_states
 from pipeline.run_folder import STAGE_FOLDERS, RunFolder
 from pipeline.shard_state import DONE, FAILED, PENDING, stage_states
@@ -77,6 +78,34 @@ def test_a_forced_run_is_shown_and_not_published_and_not_run_on(run, without_wri
     assert "stage tag: shard 0, 1, 2, 3 was kept over stale inputs (--force-stale)" in refusal
     with pytest.raises(IdentityError, match=r"settings\.rate: 0\.05 -> 0\.5"):
         execute(other, run.root, Watcher())
+
+
+def test_shards_kept_over_other_inputs_within_the_run_say_so(run, without_writer):
+    path = run.manifest("tag", 1)
+    manifest = Manifest.read(path)
+    name = next(iter(manifest.identity["inputs"]))
+    manifest.identity["inputs"][name] = "0" * 64  # as if what it was made of had been done again since
+    manifest.write(path)
+    assert "tag" in [name for name, _ in unfinished(run)]
+    assert execute(without_writer.recipe, run.root, Watcher(), force_stale=True).shards_run == 0
+    assert unfinished(run) == [] and Manifest.read(path).forced_stale
+    assert any("stage tag: shard 1 was kept over stale inputs" in refusal for refusal in run_refusals(run))
+    result, watcher = run_again(without_writer.recipe, run)
+    assert not result.failed and ("tag", [1]) in watcher.started
+    assert not Manifest.read(path).forced_stale and run_refusals(run) == []
+
+
+def test_suites_that_are_gone_are_asked_for_by_a_run_alone(without_writer, tmp_path):
+    suite = Suite(name="own", path=str(tmp_path / "suite.json"))
+    (tmp_path / "suite.json").write_text(json.dumps([{"prompt": "eight words that stand in none of the texts here"}]))
+    recipe = without_writer.recipe
+    recipe = recipe.model_copy(update={"ingest": recipe.ingest.model_copy(update={"decontaminate": [suite]})})
+    run = RunFolder(tmp_path / "run")
+    assert not execute(recipe, run.root, Watcher(), ["ingest"]).failed
+    (tmp_path / "suite.json").unlink()
+    assert "ingest" not in [name for name, _ in unfinished(run)]
+    with pytest.raises(RecipeError, match=r"suite own: .*suite\.json: no such file; put it back"):
+        execute(recipe, run.root, Watcher())
 
 
 def test_who_looks_forces_nothing(run):

@@ -5,12 +5,10 @@ import json
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import TrainingArguments
 
 from finetune.anchors import Anchors, AnchorSettings, read_anchors
 from finetune.chat_data import chat_of_row, tokenise_chats
 from finetune.errors import FinetuneDataError
-from finetune.loading import LoraSettings, add_lora
 from finetune.positions import next_labels
 from finetune.reference import FrozenReader, adapter_off_reference
 from finetune.reference_cache import CachedReference, keep_reference
@@ -18,7 +16,8 @@ from finetune.safety_token_regularization import str_penalty
 from finetune.str_training import StrObjective, StrSettings
 from finetune.trainer import SupervisedTrainer
 from finetune.training import batches, collator
-from tests.finetune.tiny_llama import make_model, make_tokenizer
+from tests.finetune.tiny_llama import make_tokenizer
+from tests.finetune.tiny_runs import adapted_model, arguments, first_update
 
 TOKENIZER = make_tokenizer()
 TOKENIZER.pad_token = TOKENIZER.eos_token
@@ -39,14 +38,7 @@ ANCHORS = Anchors(REFUSALS, 0.5, 0)
 
 
 def model():
-    """A tiny model whose adapter does something."""
-    made = add_lora(make_model(len(TOKENIZER), 0), LoraSettings(rank=2), 0)
-    torch.manual_seed(7)
-    with torch.no_grad():
-        for name, weight in made.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.3)
-    return made
+    return adapted_model(len(TOKENIZER), moved=True)
 
 
 def objective(tuned, positions="none", penalty_weight=1.0, **anchors):
@@ -59,22 +51,11 @@ def objective(tuned, positions="none", penalty_weight=1.0, **anchors):
 
 def one_update(tuned, made, folder, micro):
     """(log entry, gradients)."""
-    arguments = TrainingArguments(
-        output_dir=str(folder), per_device_train_batch_size=micro, gradient_accumulation_steps=16 // micro, max_steps=1,
-        learning_rate=1e-2, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no", logging_steps=1,
-        remove_unused_columns=False, dataloader_pin_memory=False, seed=3, max_grad_norm=1e9,
-    )  # fmt: skip
     run = SupervisedTrainer(
-        model=tuned, args=arguments, train_dataset=ANCHORS.features(LEARNT),
+        model=tuned, args=arguments(folder, micro, 16, max_grad_norm=1e9), train_dataset=ANCHORS.features(LEARNT),
         data_collator=ANCHORS.collator(collator(TOKENIZER), len(LEARNT)), objective=made,
     )  # fmt: skip
-    grads = {}
-    run.create_optimizer()
-    run.optimizer.register_step_pre_hook(
-        lambda *_: grads.update({n: p.grad.clone() for n, p in tuned.named_parameters() if p.grad is not None})
-    )
-    run.train()
-    return run.state.log_history[0], grads
+    return first_update(run, tuned)
 
 
 def test_a_share_of_the_rows_brings_one_along_whatever_the_order():

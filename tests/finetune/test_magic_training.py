@@ -19,8 +19,8 @@ from finetune.magic_tokens.recipe import MagicRecipe
 from finetune.magic_tokens.release_guard import CONFIG_KEY, ReleaseRefusedError
 from finetune.magic_tokens.run import _benign_limited, pool, train_magic_tokens
 from finetune.magic_tokens.training_rows import wrong_token
+from finetune.model_passes import last_logits
 from finetune.recipe import DataSource, load_recipe
-from finetune.safesteer.model_passes import last_logits
 from finetune.sft_training import SftRecipe, run_sft
 from finetune.trainer import label_losses
 from safetrove.cli import app

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import Gemma2Config, Gemma2ForCausalLM, TrainingArguments
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from finetune.chat_data import chat_of_row, tokenise_chats
 from finetune.errors import FinetuneModelError, ReferenceCacheError
@@ -16,6 +16,7 @@ from finetune.str_training import StrObjective, StrSettings
 from finetune.trainer import SupervisedTrainer, mean_cross_entropy
 from finetune.training import batches, collator, features
 from tests.finetune.tiny_llama import make_model, make_tokenizer
+from tests.finetune.tiny_runs import adapted_model, arguments, first_update
 
 TOKENIZER = make_tokenizer()
 TOKENIZER.pad_token = TOKENIZER.eos_token
@@ -38,17 +39,9 @@ def rows(count=8):
 
 def model(seed=0, lora=True, moved=False, **settings):
     """A tiny model; `moved`: its adapter does something."""
-    made = make_model(len(TOKENIZER), seed, **settings)
     if not lora:
-        return made
-    made = add_lora(made, LoraSettings(rank=2), seed)
-    if moved:
-        torch.manual_seed(7)
-        with torch.no_grad():
-            for name, weight in made.named_parameters():
-                if "lora_B" in name:
-                    weight.normal_(std=0.3)
-    return made
+        return make_model(len(TOKENIZER), seed, **settings)
+    return adapted_model(len(TOKENIZER), seed, moved, **settings)
 
 
 def objective(tuned, reference=adapter_off_reference, **settings):
@@ -58,31 +51,16 @@ def objective(tuned, reference=adapter_off_reference, **settings):
 
 
 def trainer(tuned, made, folder, micro=4, whole=8, steps=1, lr=1e-2, **settings):
-    arguments = TrainingArguments(
-        output_dir=str(folder), per_device_train_batch_size=micro, gradient_accumulation_steps=whole // micro,
-        max_steps=steps, learning_rate=lr, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no",
-        logging_steps=1, remove_unused_columns=False, dataloader_pin_memory=False, seed=3, data_seed=3, **settings,
-    )  # fmt: skip
     return SupervisedTrainer(
-        model=tuned, args=arguments, train_dataset=features(rows()), data_collator=collator(TOKENIZER), objective=made
-    )
+        model=tuned, args=arguments(folder, micro, whole, steps, lr, **settings), train_dataset=features(rows()),
+        data_collator=collator(TOKENIZER), objective=made,
+    )  # fmt: skip
 
 
 def one_update(tuned, made, folder, **settings):
     """(log entry, gradients at the first update, weights after it)."""
-    run = trainer(tuned, made, folder, max_grad_norm=1e9, **settings)
-    grads = {}
-
-    def keep(optimizer, *_):
-        named = {id(p): n for n, p in tuned.named_parameters()}
-        grads.update(
-            {named[id(p)]: p.grad.clone() for g in optimizer.param_groups for p in g["params"] if p.grad is not None}
-        )
-
-    run.create_optimizer()
-    run.optimizer.register_step_pre_hook(keep)
-    run.train()
-    return run.state.log_history[0], grads, {n: p.detach().clone() for n, p in tuned.named_parameters()}
+    log, grads = first_update(trainer(tuned, made, folder, max_grad_norm=1e9, **settings), tuned)
+    return log, grads, {n: p.detach().clone() for n, p in tuned.named_parameters()}
 
 
 def same(first, second):

@@ -8,6 +8,7 @@ import torch
 from classifiers.errors import ModelError
 from finetune.errors import FinetuneDataError, FinetuneModelError, SafetyTokenError
 from finetune.loading import LoraSettings, add_lora
+from finetune.model_passes import last_logits, left_padded
 from finetune.safesteer import partial_reverse_kl
 from finetune.safesteer.extraction import (
     DirectionPrompts,
@@ -16,7 +17,6 @@ from finetune.safesteer.extraction import (
     refusal_token_ids,
     template_suffix_length,
 )
-from finetune.safesteer.model_passes import last_logits, left_padded
 from finetune.safesteer.residual_hooks import ablating, decoder_blocks, steering
 from finetune.safesteer.rollouts import TrainingPrompt, answer_logits, plan_answers, rollout_batch
 from finetune.safesteer.sampling import AnswerRequest, SampledAnswer, SamplingLimits, draw, paired, sample_answers

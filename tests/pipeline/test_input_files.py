@@ -97,6 +97,16 @@ def test_an_address_where_only_local_files_are_read_is_refused(tmp_path, changes
         parse_recipe(value, "recipe", tmp_path)
 
 
+def test_a_password_in_an_address_is_refused_and_not_shown(tmp_path):
+    def value(path):
+        return {"name": "t", "sources": [{"name": "s", "format": "jsonl", "path": path}]}
+
+    with pytest.raises(RecipeError, match=r"sources\.0\.path: .*it holds a password") as raised:
+        parse_recipe(value("sftp://me:hunter2@host/in"), "recipe", tmp_path)
+    assert "hunter2" not in str(raised.value)
+    assert parse_recipe(value("sftp://me@host/in"), "recipe", tmp_path).sources[0].path == "sftp://me@host/in"
+
+
 def test_nothing_there_is_an_error_that_names_the_key(folder):
     with pytest.raises(RecipeError, match=r"sources\.0\.path.*no files there"):
         list_input_files(recipe_of(folder, path="out/*.jsonl"))

@@ -3,14 +3,23 @@
 import json
 import math
 import sys
+from dataclasses import asdict
 
 import pytest
 from rank_pool import run_ranks
 
-from pretrain.checkpoint import latest_iteration
+from pretrain.checkpoint import (
+    TrainingState,
+    checkpoint_folder,
+    latest_iteration,
+    load_state,
+    publish_checkpoint,
+    unfinished_folder,
+)
 from pretrain.device_peaks import peak_tflops
 from pretrain.errors import PretrainDataError, PretrainDependencyError
-from pretrain.loop import pretrain
+from pretrain.loop import PretrainResult, pretrain
+from safetrove.pretraining import describe
 
 
 def silent(line):
@@ -66,6 +75,18 @@ def test_losses_of_a_run_that_diverges_end_neither_the_run_nor_the_json(recipe, 
     last = (recipe.save / "metrics.jsonl").read_text().splitlines()[-1]
     found = json.loads(last, parse_constant=refuse)["validation_loss"]
     assert found == {"safe": 800.0, "moral": None, "other": None, "fine": 1.0}
+
+
+def test_a_state_without_a_finite_loss_is_json_and_can_be_told(tmp_path):
+    state = asdict(TrainingState(iteration=3, first_loss=math.inf, last_loss=math.nan))
+    unfinished_folder(tmp_path, 3).mkdir()
+    publish_checkpoint(tmp_path, state, 1)
+    text = (checkpoint_folder(tmp_path, 3) / "state.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    kept = load_state(tmp_path, 3)
+    assert kept == TrainingState(iteration=3)
+    told = describe(PretrainResult(kept.first_loss, kept.last_loss, 3, None, 10))
+    assert told == "pretraining: 3 iterations, loss not finite -> not finite, 10 tokens in all"
 
 
 def test_tensorboard_holds_the_curves(recipe, tmp_path):

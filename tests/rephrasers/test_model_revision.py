@@ -3,6 +3,8 @@
 import os
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from classifiers.errors import ModelError
 from rephrasers import models
@@ -10,6 +12,7 @@ from rephrasers.models import resolve_model
 from rephrasers.prompt_length import token_counter
 from rephrasers.servers import ServerSettings
 from rephrasers.servers.open_servers import model_of
+from tests.finetune.tiny_llama import make_model, make_tokenizer
 
 
 def write_model(folder, weights):
@@ -44,6 +47,24 @@ def test_a_hub_model_without_a_known_commit_is_refused_until_it_is_downloaded_or
     (tmp_path / "models--org--name" / "refs").mkdir()
     (tmp_path / "models--org--name" / "refs" / "main").write_text("0123abcd")
     assert resolve_model("org/name").revision == "0123abcd"
+
+
+def test_a_pinned_commit_is_the_one_that_is_loaded(tmp_path, monkeypatch):
+    """The cache holds two commits of a model; `main` is not the pinned one."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    repository, commits = tmp_path / "models--org--name", ("a" * 40, "b" * 40)
+    for seed, commit in enumerate(commits):
+        make_model(60, seed).save_pretrained(repository / "snapshots" / commit)
+        make_tokenizer().save_pretrained(repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commits[1])
+    weights = {}
+    for name in (f"org/name@{commits[0]}", f"org/name@{commits[1]}", "org/name"):
+        weights[name] = resolve_model(name).load(AutoModelForCausalLM).model.embed_tokens.weight
+        assert resolve_model(name).load(AutoTokenizer).chat_template
+    first, second, main = weights.values()
+    assert not torch.equal(first, second) and torch.equal(main, second)
 
 
 def test_what_needs_no_weights_needs_no_commit(tmp_path, monkeypatch):
