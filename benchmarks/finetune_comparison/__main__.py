@@ -6,9 +6,11 @@ What is done already is kept: the same command goes on after a stop. Results: OU
 import argparse
 import sys
 from pathlib import Path
+from typing import get_args
 
 from benchmarks.finetune_comparison.settings import OWN_TEXTS, SUITES, Settings, SteeringSizes
 from classifiers.errors import SafetroveError
+from finetune.safety_token_regularization import Space
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,6 +87,9 @@ def _add_erosion(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--anchor-weights", type=float, nargs="*", default=[], help="of the penalty on refusals that come along"
     )
     command.add_argument(
+        "--anchor-spaces", nargs="+", choices=get_args(Space), default=["raw"], help="in which that penalty compares"
+    )
+    command.add_argument(
         "--rates", type=float, nargs="*", default=[], help="sweep: learning rates of every method, first seed"
     )
     command.set_defaults(compare=_erosion)
@@ -95,7 +100,7 @@ def _erosion(settings: Settings, given: argparse.Namespace) -> str:
 
     return compare_erosion(
         settings, given.rows, given.epochs, given.align_epochs, given.align_lr, given.lr, given.weights,
-        given.anchor_weights, given.rates,
+        given.anchor_weights, given.anchor_spaces, given.rates,
     )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ rows that are learnt, and with as many refusals mixed in. All answer the same pr
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from benchmarks.finetune_comparison.tables import (
     write_report,
 )
 from finetune.errors import DivergenceError
+from finetune.safety_token_regularization import Space
 
 ALIGNED = "aligned"
 # "Most of a held-out set": an aligned model that refuses less is warned of.
@@ -47,6 +49,7 @@ def compare_erosion(
     rate: float,
     weights: Sequence[float],
     anchor_weights: Sequence[float],
+    anchor_spaces: Sequence[Space],
     rates: Sequence[float],
 ) -> str:
     """The whole comparison into `settings.output`; the table. Raises what the steps raise; DivergenceError where an arm outside
@@ -61,7 +64,8 @@ def compare_erosion(
     if own.value < LEAST_REFUSED:
         say("that is little to erode: align longer into another --output (--align-epochs, --align-lr)")
     trained: dict[str, list[dict[str, Any]]] = {}
-    for arm in _arms(settings, weights, anchor_weights):
+    arms = _arms(settings, weights, anchor_weights, anchor_spaces)
+    for arm in arms:
         result = tune(settings, arm, aligned, rows, epochs, rate)
         if result is None:
             raise DivergenceError(
@@ -74,7 +78,7 @@ def compare_erosion(
         say(
             f"{arm.name}: refuses {share_text(refusal_share([found], HARMFUL))}, benign loss {found['benign_loss']:.4f}"
         )
-    swept = _sweep(settings, aligned, asked, problems, rows, epochs, _swept(weights, anchor_weights), rates)
+    swept = _sweep(settings, aligned, asked, problems, rows, epochs, _swept(arms), rates)
     numbers = _numbers(settings, measured, trained) | {"rates": swept}
     text = _text(settings, measured, trained, numbers)
     write_report(settings.output, numbers, text)
@@ -91,26 +95,28 @@ def compare_erosion(
     return text
 
 
-def _arms(settings: Settings, weights: Sequence[float], anchor_weights: Sequence[float]) -> list[Arm]:
+def _arms(
+    settings: Settings, weights: Sequence[float], anchor_weights: Sequence[float], anchor_spaces: Sequence[Space]
+) -> list[Arm]:
     """Seed after seed, so that a stopped run has whole comparisons."""
     penalised: tuple[ArmKind, ...] = ("str", "random")
     anchored: tuple[ArmKind, ...] = ("anchored", "anchored_random")
     arms = []
     for seed in settings.seeds:
         arms += [Arm("plain", seed), *(Arm(kind, seed, weight) for weight in weights for kind in penalised)]
-        arms += [Arm(kind, seed, weight) for weight in anchor_weights for kind in anchored]
+        arms += [
+            Arm(kind, seed, weight, space) for space in anchor_spaces for weight in anchor_weights for kind in anchored
+        ]
         arms += [Arm("mixed", seed)] if anchor_weights else []
     return arms
 
 
-def _swept(weights: Sequence[float], anchor_weights: Sequence[float]) -> dict[ArmKind, float | None]:
-    """What the sweep of rates trains -> weight of its penalty: the first that was asked for."""
-    kinds: dict[ArmKind, float | None] = {"plain": None}
-    if weights:
-        kinds["str"] = weights[0]
-    if anchor_weights:
-        kinds["anchored"] = anchor_weights[0]
-    return kinds
+def _swept(arms: Sequence[Arm]) -> list[Arm]:
+    """What the sweep of rates trains: the first arm of plain tuning and of each way of holding on to refusals, controls aside."""
+    first: dict[ArmKind, Arm] = {}
+    for arm in arms:
+        first.setdefault(arm.kind, arm)
+    return [first[kind] for kind in ("plain", "str", "anchored") if kind in first]
 
 
 def _sweep(
@@ -120,19 +126,18 @@ def _sweep(
     problems: Path,
     rows: int,
     epochs: float,
-    kinds: Mapping[ArmKind, float | None],
+    swept: Sequence[Arm],
     rates: Sequence[float],
 ) -> list[dict[str, Any]]:
-    """Refusal, benign loss and spike of each kind at each rate, first seed; `diverged`: not finite, or no better than the
+    """Refusal, benign loss and spike of each arm at each rate; `diverged`: not finite, or no better than the
     aligned model."""
     start = measure(settings, ALIGNED + "-benign", aligned, [], problems)["benign_loss"] if rates else 0.0
     found = []
     for rate in rates:
-        for kind, weight in kinds.items():
-            arm = Arm(kind, settings.seeds[0], weight, rate)
+        for arm in (replace(own, rate=rate) for own in swept):
             result = tune(settings, arm, aligned, rows, epochs, rate)
             row: dict[str, Any] = {
-                "arm": kind, "rate": rate, "diverged": True, "benign_loss": None, "spike": None, "harmful": None,
+                "arm": arm.kind, "rate": rate, "diverged": True, "benign_loss": None, "spike": None, "harmful": None,
                 "harmless": None,
             }  # fmt: skip
             if result is not None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from finetune.safety_token_regularization import Space
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 RECIPES: Final = ROOT / "recipes"
 OWN_TEXTS: Final = ROOT / "finetune" / "data"
@@ -40,19 +42,21 @@ class Settings:
 
 @dataclass(frozen=True)
 class Arm:
-    """One benign tuning. `weight`: of the penalty, None where there is none; `rate`: a learning rate of the sweep, None: the usual."""
+    """One benign tuning. `weight` and `space`: of the penalty, None and raw where there is none; `rate`: a learning rate of the sweep, None: the usual."""
 
     kind: ArmKind
     seed: int
     weight: float | None = None
+    space: Space = "raw"
     rate: float | None = None
 
     @property
     def label(self) -> str:
         """What runs of several seeds have in common."""
+        space = "" if self.space == "raw" else f"-{self.space}"
         weight = "" if self.weight is None else f"-w{self.weight:g}"
         rate = "" if self.rate is None else f"-lr{self.rate:g}"
-        return f"{self.kind}{weight}{rate}"
+        return f"{self.kind}{space}{weight}{rate}"
 
     @property
     def name(self) -> str:

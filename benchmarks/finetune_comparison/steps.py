@@ -70,9 +70,10 @@ def tune(settings: Settings, arm: Arm, start: Path, rows: int, epochs: float, ra
         recipe = load_recipe(RECIPES / "finetune_benign_mixed.yaml", SftRecipe, overrides)
     else:
         # Kept once for all weights and rates of a seed.
-        cache = settings.output / "references" / f"{arm.kind}-{rows}-seed{arm.seed}"
+        cache = settings.output / "references" / f"{arm.kind}-{arm.space}-{rows}-seed{arm.seed}"
         overrides += [
-            f"penalty.weight={arm.weight}", f"penalty.tokens.random_control={str(arm.kind.endswith('random')).lower()}",
+            f"penalty.weight={arm.weight}", f"penalty.space={arm.space}",
+            f"penalty.tokens.random_control={str(arm.kind.endswith('random')).lower()}",
             f"penalty.cache={cache}",
         ]  # fmt: skip
         if arm.kind.startswith("anchored"):

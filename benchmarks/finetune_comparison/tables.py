@@ -10,7 +10,7 @@ from evaluation.measures.intervals import Estimate, wilson_interval
 from evaluation.measures.paired_tests import PairedTest, paired_test
 from finetune.files import write_json, write_text
 
-_COLOURS: Final = ("#0b5fa5", "#e08214", "#6a6a6a")
+_COLOURS: Final = ("#0b5fa5", "#e08214", "#6a6a6a", "#2a8a4a", "#b5338a", "#8c6d31")
 Measured = Mapping[str, Any]
 
 
@@ -96,14 +96,14 @@ def draw_shares(path: Path, title: str, groups: Mapping[str, Mapping[str, Estima
 
 
 def draw_trade(path: Path, points: Mapping[str, Sequence[tuple[float, float, str]]], cost: str, title: str) -> None:
-    """PNG of what refusal costs: name -> (cost, share refused, text beside the point); three names at most. cost: of its axis."""
+    """PNG of what refusal costs: name -> (cost, share refused, text beside the point); six names at most. cost: of its axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    for (name, found), colour in zip(points.items(), _COLOURS, strict=False):
+    for (name, found), colour in zip(points.items(), _COLOURS[: len(points)], strict=True):
         axis.plot(
             *zip(*[point[:2] for point in sorted(found)], strict=True), "o-", color=colour, label=name, lw=1, ms=4
         )
