@@ -16,7 +16,7 @@ from typing import Any
 
 from classifiers.errors import SafetroveError
 from pipeline.executors.die_with_parent import die_with_parent
-from pipeline.executors.shard_run import run_shard
+from pipeline.executors.shard_run import ShardMemoryError, run_shard
 from pipeline.shard_task import failure_message, write_failure
 from pipeline.stage import Stage
 
@@ -142,6 +142,8 @@ def _work(stage: Stage, pipe: Connection) -> None:
                     write_failure(stage.run, stage.name, shard, error)
                 message = failure_message(error)
                 pipe.send(("failed", shard, message))
+                if isinstance(error, ShardMemoryError):
+                    return  # a new worker takes the next shard
             else:
                 pipe.send(("done", shard, manifest.rows.rows_in))
 

@@ -14,6 +14,11 @@ from pipeline.stage import Stage
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class ShardMemoryError(DataError):
+    """A shard whose process ran out of memory. Nothing else should be done in that process: threads may not start in it, and
+    wait for ever."""
+
+
 class ShardExecutor(LocalPipelineExecutor):
     """datatrove's executor for one rank. The manifest is the completion mark: datatrove's empty file knows no identity."""
 
@@ -24,7 +29,8 @@ class ShardExecutor(LocalPipelineExecutor):
 def run_shard(stage: Stage, shard: int, identity: dict[str, Any], progress: Progress = no_progress) -> Manifest:
     """Run one shard of a stage and commit it. On an error nothing is published, the failure is recorded and raised.
 
-    A disk that fills, wherever a step meets it, is a DataError that says what to do; so is a shard that another task holds.
+    A disk that fills, wherever a step meets it, is a DataError that says what to do; so is memory that runs out
+    (ShardMemoryError), and a shard that another task holds.
     """
     try:
         with shard_lock(stage.run, stage.name, shard):
@@ -49,11 +55,25 @@ def _run_alone(stage: Stage, shard: int, identity: dict[str, Any], progress: Pro
         executor._run_for_rank(shard, local_rank=1)
         return task.commit()
     except BaseException as error:
-        told = _disk_full(stage, shard, error) if isinstance(error, OSError) and error.errno in _FULL else error
+        told = _told(stage, shard, error)
         task.abandon(told)
         if told is error:
             raise
         raise told from error
+
+
+def _told(stage: Stage, shard: int, error: BaseException) -> BaseException:
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return _disk_full(stage, shard, error)
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, MemoryError):
+        behind = behind.__cause__ or behind.__context__
+    if behind is None:
+        return error
+    return ShardMemoryError(
+        f"stage {stage.name}, shard {shard}: out of memory; lower execution.workers in the recipe, or raise the limit of the "
+        "process (ulimit -v; with Slurm mem_per_cpu_gb)"
+    )
 
 
 def _disk_full(stage: Stage, shard: int, error: OSError) -> DataError:

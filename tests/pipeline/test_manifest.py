@@ -218,6 +218,31 @@ def test_a_worker_that_dies_between_two_shards_takes_none_with_it(run):
     assert done == [0, 2, 3]
 
 
+class GreedyStage(LoneStage):
+    """Shard 1 runs out of memory; every shard says in which worker it was done."""
+
+    def steps(self, task):
+        with (self.run.root / "workers").open("a") as lines:
+            lines.write(f"{os.getpid()}\n")
+        if task.shard == 1:
+            try:
+                raise MemoryError
+            except MemoryError as error:
+                raise RuntimeError("a library's own words") from error
+        return super().steps(task)
+
+
+def test_a_worker_that_ran_out_of_memory_takes_no_other_shard(run):
+    stage, shown = GreedyStage("none", run), []
+    jobs = [(n, {**stage.identity, "inputs": {}}) for n in range(4)]
+    assert run_local(stage, jobs, lambda kind, shard, value: shown.append((kind, shard, value))) == [1]
+    before, greedy, *after = (run.root / "workers").read_text().split()
+    assert before == greedy and after == [after[0]] * 2 and after[0] != greedy
+    [message] = [value for kind, _, value in shown if kind == "failed"]
+    assert message.startswith("stage count, shard 1: out of memory; lower execution.workers")
+    assert read_failure(run, "count", 1) == message
+
+
 class StillbornStage(CountStage):
     """Its workers die before they take a shard."""
 
