@@ -7,6 +7,7 @@ which they go on writing into a folder that the next command may already be work
 
 import os
 
+import pipeline.executors.shard_executor
 import pipeline.executors.shard_run  # noqa: F401
 from pipeline.executors.die_with_parent import die_with_parent
 from pipeline.executors.freed_memory import return_freed_memory

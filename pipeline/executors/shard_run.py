@@ -3,8 +3,6 @@
 import errno
 from typing import Any
 
-from datatrove.executor import LocalPipelineExecutor
-
 from classifiers.errors import DataError
 from pipeline.executors.shard_lock import shard_lock
 from pipeline.manifest import Manifest
@@ -17,13 +15,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class ShardMemoryError(DataError):
     """A shard whose process ran out of memory. Nothing else should be done in that process: threads may not start in it, and
     wait for ever."""
-
-
-class ShardExecutor(LocalPipelineExecutor):
-    """datatrove's executor for one rank. The manifest is the completion mark: datatrove's empty file knows no identity."""
-
-    def mark_rank_as_completed(self, rank: int) -> None:
-        """Nothing: `ShardTask.commit` writes the manifest."""
 
 
 def run_shard(stage: Stage, shard: int, identity: dict[str, Any], progress: Progress = no_progress) -> Manifest:
@@ -42,6 +33,8 @@ def run_shard(stage: Stage, shard: int, identity: dict[str, Any], progress: Prog
 
 
 def _run_alone(stage: Stage, shard: int, identity: dict[str, Any], progress: Progress) -> Manifest:
+    from pipeline.executors.shard_executor import ShardExecutor  # late: `status` needs none of datatrove's executors
+
     task = ShardTask(stage.run, stage.name, shard, identity, progress)
     try:
         task.add_raw_inputs(stage.raw_inputs(shard))

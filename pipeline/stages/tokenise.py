@@ -6,7 +6,6 @@ from typing import Any
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
 from datatrove.utils.batching import batched
 
 from pipeline.atomic_files import write_json
@@ -160,6 +159,10 @@ class WriteTokens(PipelineStep):
         self.task, self.run_folder, self.prefix = task, run, prefix
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        from datatrove.pipeline.tokens.megatron_tokenizer import (
+            MegatronTokenizedFile,  # late: `status` has no need of it
+        )
+
         tokenizer, numbers = load_corpus_tokenizer(self.run_folder.tokenizer())
         tag, end = numbers["tag_token_id"], numbers["end_of_document_id"]
         scratch = self.task.work_folder
