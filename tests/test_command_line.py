@@ -75,7 +75,7 @@ def command_line(*arguments, text="", expect=0, **environment):
         text=True,
         cwd=ROOT,
         env={**os.environ, **environment},
-        timeout=120,
+        timeout=400,
     )
     assert process.returncode == expect, f"exit {process.returncode}\n{process.stdout}\n{process.stderr}"
     return process
