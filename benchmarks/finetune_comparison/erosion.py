@@ -116,7 +116,7 @@ def _swept(arms: Sequence[Arm]) -> list[Arm]:
     first: dict[ArmKind, Arm] = {}
     for arm in arms:
         first.setdefault(arm.kind, arm)
-    return [first[kind] for kind in ("plain", "str", "anchored") if kind in first]
+    return [first[kind] for kind in ("plain", "str", "anchored", "mixed") if kind in first]
 
 
 def _sweep(

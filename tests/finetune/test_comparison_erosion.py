@@ -80,7 +80,7 @@ def test_arms_with_refusals_that_come_along_take_as_many_updates_as_plain_tuning
     assert command(tiny, tmp_path, *more, "--rates", "0.002", "--anchor-spaces", "raw", "logprob") == 0
     assert "anchored_random-logprob-w0.5" in json.loads((tmp_path / "results.json").read_text())["arms"]
     swept = json.loads((tmp_path / "results.json").read_text())["rates"]
-    assert [row["arm"] for row in swept] == ["plain", "anchored"] and (tmp_path / "trade.png").is_file()
+    assert [row["arm"] for row in swept] == ["plain", "anchored", "mixed"] and (tmp_path / "trade.png").is_file()
 
 
 def test_an_evaluation_prompt_in_the_training_texts_stops_everything(tmp_path, monkeypatch, tiny, capsys):
