@@ -36,10 +36,13 @@ class CascadeScore(Score):
 def cascade_identity(
     fasttext_weights: Path | None, encoder: str, head: Path | None, precision: str, gate_sha256: str
 ) -> dict[str, Any]:
-    """What a calibration holds for: the weights of both classifiers and of the gate. No library versions."""
+    """What a calibration holds for: the weights of both classifiers and of the gate. No library versions, and no name of the
+    encoder, which may be a folder that moves: its hash is in the head's file and in the gate's."""
+    embedding = {**embedding_identity(encoder, head), "precision": precision}
+    del embedding["encoder"]
     return {
         "fasttext": fasttext_identity(fasttext_weights),
-        "embedding": {**embedding_identity(encoder, head), "precision": precision},
+        "embedding": embedding,
         "gate": {"sha256": gate_sha256},
     }
 

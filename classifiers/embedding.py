@@ -51,6 +51,8 @@ def read_head(path: Path, encoder_sha256: str, size: int) -> dict[str, np.ndarra
     found = {name: tensor.shape for name, tensor in tensors.items()}
     if found != expected:
         raise ModelError(f"{path}: holds {found}, expected {expected}; train it again")
+    if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
+        raise ModelError(f"{path}: holds weights that are not finite; train it again")
     return {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
 
 

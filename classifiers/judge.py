@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import yaml
 
-from classifiers.chunks import bounded_text
+from classifiers.chunks import bounded_text, encodable
 from classifiers.decision import MostProbable
 from classifiers.rubric import CATEGORIES, CATEGORY_NAMES, LEVELS, NO_CATEGORY, rubric_sha256
 from classifiers.score import STORED_DECIMALS, Score
@@ -70,7 +70,7 @@ def judge_messages(text: str, max_characters: int, mode: JudgeMode = "json") -> 
     """
     if max_characters < 64:
         raise ValueError(f"max_characters {max_characters}: the judge needs at least 64 characters of a document")
-    document = _DOCUMENT_MARK.sub("[document mark]", bounded_text(text, max_characters))
+    document = _DOCUMENT_MARK.sub("[document mark]", bounded_text(encodable(text), max_characters))
     return [
         {"role": "system", "content": _system_prompt(mode)},
         {"role": "user", "content": f"<document>\n{document}\n</document>"},
@@ -194,7 +194,7 @@ def _decode(answer: str) -> dict[str, Any] | None:
         return None
     try:
         decoded: dict[str, Any] = json.loads(answer)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # also a number of more digits than int() reads
         return None
     return decoded
 
@@ -207,4 +207,4 @@ def _from_object(answer: dict[str, Any]) -> tuple[int, str | None, str | None] |
         return None
     if not isinstance(category, str | None) or not isinstance(reason, str | None):
         return None
-    return level, category, reason[:MOST_REASON_CHARACTERS] if reason else None
+    return level, category, encodable(reason)[:MOST_REASON_CHARACTERS] if reason else None

@@ -11,6 +11,8 @@ from classifiers.score import Score
 
 # Least probability of each one-against-rest output; set for under 1 % of real web pages, see the model card.
 LEAST_PROBABILITY = {"child_exploitation": 0.1, "privacy": 0.2, "weapons": 0.2}
+LEAST_SCORE = 3
+_BY_CATEGORY = frozenset(NEVER_TRAIN_CATEGORIES) - {"privacy"}
 
 _CARD_NUMBER = re.compile(r"(?<![\w.,-])(?:\d[ -]?){12,18}\d(?![\w-])")
 _CARD_CONTEXT = re.compile(
@@ -101,12 +103,18 @@ def never_train_reason(text: str, scores: Mapping[str, Score | None]) -> str | N
     """Why this document must never be trained on, as "category: signal", or None. The scores' level plays no part.
 
     A classifier's never-train probability of a category at or above `LEAST_PROBABILITY` is enough, whoever gives it, and
-    so is a pattern of exposed private data. Never holds a piece of the text.
+    so is a pattern of exposed private data. Where none that was asked gives such probabilities (fastText, a judge, a ready
+    classifier), a score of `LEAST_SCORE` in one of the categories is, but privacy: whose pages are mostly about records, and
+    do not hold them. Never holds a piece of the text.
     """
     asked = {name: score for name, score in sorted(scores.items()) if score is not None and score.never_train}
     for index, category in enumerate(NEVER_TRAIN_CATEGORIES):
         for name, score in asked.items():
             if score.never_train[index] >= LEAST_PROBABILITY[category]:
                 return f"{category}: {name} {score.never_train[index]:.2f}"
+    if not asked:
+        for name, given in sorted(scores.items()):
+            if given is not None and given.score >= LEAST_SCORE and given.category in _BY_CATEGORY:
+                return f"{given.category}: {name} score {given.score}"
     pattern = exposed_private_data(text)
     return f"privacy: {pattern}" if pattern else None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from classifiers.decision import Decision, MostProbable
+from classifiers.errors import ModelError
 from classifiers.rubric import CATEGORY_NAMES, LEVELS, NEVER_TRAIN_CATEGORIES, NO_CATEGORY, UNSAFE_CATEGORY_NAMES
 
 STORED_DECIMALS = 5  # the last bits of a float32 probability differ between batch shapes; what is stored must not
@@ -53,8 +54,18 @@ def score_from_chunks(
 
     `level_probabilities` [chunks, 6]; `category_probabilities` [chunks, 18] in the order of `UNSAFE_CATEGORY_NAMES`;
     `never_train` [chunks, 3] or None; `decision` makes a level of each chunk's probabilities. Among the chunks of the
-    highest level, the one surest of being at least that level speaks for the document; the earliest of equal ones.
+    highest level, the one surest of being at least that level speaks for the document; the earliest of equal ones. Raises
+    ModelError for probabilities that are not finite: no threshold is met by them, and the text would count as safe.
     """
+    for name, array in (
+        ("level", level_probabilities),
+        ("category", category_probabilities),
+        ("never_train", never_train),
+    ):
+        if array is not None and not np.isfinite(array).all():
+            raise ModelError(
+                f"a classifier's {name} probabilities are not finite: its weights are broken; train it again"
+            )
     level_probabilities = np.round(level_probabilities.astype(np.float64), STORED_DECIMALS)
     category_probabilities = np.round(category_probabilities.astype(np.float64), STORED_DECIMALS)
     levels = decision.levels(level_probabilities).tolist()

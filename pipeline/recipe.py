@@ -25,6 +25,7 @@ class _Section(BaseModel):
 
 Level = Annotated[int, Field(ge=0, le=5)]
 UnsafeLevel = Annotated[int, Field(ge=1, le=5)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Source(_Section):
@@ -180,6 +181,10 @@ class Score(_Section):
     def _cascade_has_its_classifiers(self) -> "Score":
         if self.cascade and not {"fasttext", "embedding"} <= set(self.classifiers):
             raise ValueError("cascade: needs both fasttext and embedding among the classifiers")
+        if self.cascade and self.embedding.head == "model":
+            raise ValueError(
+                "cascade: gates vectors of an encoder, and embedding.head: model is a whole classifier; choose one"
+            )
         if self.cascade and self.embedding.keep_embeddings:
             raise ValueError("cascade: reads few chunks, embedding.keep_embeddings keeps all of them; choose one")
         return self
@@ -223,7 +228,7 @@ class Tag(_Section):
 class Tokenise(_Section):
     tokenizer: str = Field("embedded:SmolLM2-135M-Instruct", description="embedded:NAME, a local folder, or a Hub id")
     end_of_document: str = "<|endoftext|>"
-    weights: dict[Literal["safe", "tagged", "rephrased", "refusal", "moral"], float] = Field(
+    weights: dict[Literal["safe", "tagged", "rephrased", "refusal", "moral"], Weight] = Field(
         {}, description="blend weights by source; a source that is not named weighs as many tokens as it has"
     )
 

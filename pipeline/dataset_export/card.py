@@ -10,6 +10,7 @@ from pipeline.dataset_export.export import COLUMNS, Counts, yield_share
 from pipeline.dataset_export.yields import YIELDS_FOLDER
 from pipeline.recipe import Recipe
 from pipeline.report.run_summary import without_folders
+from pipeline.stages.verification import verifying_classifiers
 from rephrasers.verify import DraftKind
 
 KIND_TITLES = {
@@ -142,7 +143,7 @@ def making_text(recipe: Recipe, counts: Counts) -> str:
         "2504.16980), with prompts of our own, whose names and hashes stand in each row.\n\n"
         "Every text was checked by rules about its words (empty, cut off, looping, copied, off its language, refusing where "
         "a rewrite was asked, yielding where a refusal was asked, and more) and scored again by the classifiers "
-        f"({', '.join(recipe.score.classifiers)}). Rewrites and articles are kept only with a score of at most 1 and below "
+        f"({', '.join(verifying_classifiers(recipe))}). Rewrites and articles are kept only with a score of at most 1 and below "
         "their source; in dialogues every turn of the assistant has at most 1."
     )
 

@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 
 from classifiers.errors import DataError
 from pipeline.atomic_files import write_text
-from pipeline.dataset_export.yields import write_yields, yields_by_style
+from pipeline.dataset_export.yields import YIELDS_FOLDER, write_yields, yields_by_style
 from pipeline.manifest import Manifest, output_state
 from pipeline.recipe import Recipe
-from pipeline.run import load_frozen_recipe
+from pipeline.run import load_frozen_recipe, run_states
 from pipeline.run_folder import RunFolder
+from pipeline.shard_state import DONE, PENDING
 from pipeline.stages.assignments import prompt_hashes
 from pipeline.stages.synthesis import STAGE_OF_KIND, synthetic_table
 from pipeline.stages.tokenise import synthetic_kinds
@@ -108,7 +109,7 @@ def export_kind(run: RunFolder, recipe: Recipe, kind: DraftKind, folder: Path) -
     from pipeline.dataset_export.card import dataset_card
 
     manifests = _finished(run, kind)
-    if folder.exists() and not (folder / "data").is_dir() and any(folder.iterdir()):
+    if not _is_ours(folder):
         raise DataError(f"{folder}: something else lies here; give another --output")
     building = folder.with_name(folder.name + ".partial")
     shutil.rmtree(building, ignore_errors=True)
@@ -125,6 +126,39 @@ def export_kind(run: RunFolder, recipe: Recipe, kind: DraftKind, folder: Path) -
     return folder
 
 
+_OURS = {"README.md", "data", YIELDS_FOLDER}
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nothing lies there, or an earlier export and nothing else: it is replaced whole."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        return False
+    return not folder.exists() or {path.name for path in folder.iterdir()} <= _OURS
+
+
+def _check_states(run: RunFolder, kind: DraftKind) -> None:
+    """Raises DataError where a shard that the texts were made in is failed, stale, or kept stale by force."""
+    states = {state.stage.name: state for state in run_states(run)}
+    last = states[f"verify-{kind}"].stage
+    waiting, seen = [(last.name, shard) for shard in range(last.shards)], set()
+    while waiting:
+        name, shard = reference = waiting.pop()
+        if reference in seen:
+            continue
+        seen.add(reference)
+        state, manifest = states[name].states[shard], states[name].manifests.get(shard)
+        if state != DONE:
+            raise DataError(
+                f"{run.root}: shard {shard} of {name} is {'not finished' if state == PENDING else state}; finish it with "
+                "`safetrove run` before exporting"
+            )
+        if manifest is not None and manifest.forced_stale:
+            raise DataError(
+                f"{run.root}: shard {shard} of {name} was kept stale (--force-stale); rerun it before exporting"
+            )
+        waiting += states[name].stage.inputs(shard)
+
+
 def _finished(run: RunFolder, kind: DraftKind) -> list[Manifest]:
     """The manifests of all shards of the stage that lets texts of a kind through, in order."""
     stage = f"verify-{kind}"
@@ -138,16 +172,13 @@ def _finished(run: RunFolder, kind: DraftKind) -> list[Manifest]:
                     f"{run.root}: shard {shard} of {name} is not finished; run `safetrove status {run.root}`, then finish it"
                 )
         manifest = Manifest.read(run.manifest(stage, shard))
-        if manifest.forced_stale:
-            raise DataError(
-                f"{run.root}: shard {shard} of {stage} was kept stale (--force-stale); rerun it before exporting"
-            )
         for path, recorded in manifest.outputs.items():
             if output_state(run.root / path, recorded, full=True) != "ok":
                 raise DataError(f"{run.root / path}: not as its stage wrote it; safetrove rerun it before exporting")
         manifests.append(manifest)
     if not manifests:
         raise DataError(f"{run.root}: no shard of this run is finished")
+    _check_states(run, kind)
     return manifests
 
 

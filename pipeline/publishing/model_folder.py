@@ -1,6 +1,7 @@
 """What a model folder publishes: the files that a model is made of and its card, and the reasons against it."""
 
 import fnmatch
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def model_publication(folder: Path, repo: str, guard: Callable[[Path], None]) ->
         except SafetroveError as error:
             publication.refusals.append(str(error))
     publication.refusals += _strangers(folder)
+    publication.refusals += _local_base(folder)
     if card is None:
         publication.refusals.append(f"{folder}: the model has no card; write {folder / CARD}")
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and _is_model_file(path) and path.name != CARD]
@@ -64,6 +66,17 @@ def _strangers(folder: Path) -> list[str]:
         elif path.is_dir() or not _is_model_file(path):
             refusals.append(f"{path}: no part of a model that is published; move it elsewhere")
     return refusals
+
+
+def _local_base(folder: Path) -> list[str]:
+    """peft writes down where the base was; strangers need its name, and not the folders of this machine."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        return []
+    base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base.startswith(("/", ".", "~")):
+        return []
+    return [f"{path}: base_model_name_or_path is a folder of this machine; write the base's name on the Hub there"]
 
 
 def _is_model_file(path: Path) -> bool:

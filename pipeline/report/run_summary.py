@@ -267,7 +267,7 @@ def warnings_of(ledger_rows: list[dict[str, Any]]) -> list[str]:
             )
         if row["failed_shards"]:
             warnings.append(
-                f"Failed: {row['failed_shards']} shard(s) of {stage}; their documents are not in the numbers."
+                f"Failed: {row['failed_shards']} shard(s) of {stage}; their documents are not in the numbers, or as they were before."
             )
         if row["shards"] < shards and stage not in _NOT_BY_DOCUMENT_SHARD:
             warnings.append(f"Partial: {stage} has finished {row['shards']} of {shards} shards.")

@@ -7,8 +7,10 @@ from typing import Any
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from classifiers.calibration_file import CALIBRATE
 from classifiers.cascade import CALIBRATION_FILE, GatedEmbedding
 from classifiers.chunk_gate import GATE_FILE
+from classifiers.errors import ModelError
 from pipeline.atomic_files import file_sha256
 from pipeline.shard_task import ShardTask
 from pipeline.stage import ShardRef
@@ -32,6 +34,9 @@ class GatedEmbeddingStage(ClassifierStage):
         return Path(self.recipe.score.cascade.calibration)
 
     def settings(self) -> dict[str, Any]:
+        for name in (GATE_FILE, CALIBRATION_FILE):
+            if not (self.folder / name).is_file():
+                raise ModelError(f"score.cascade.calibration: {self.folder / name}: no such file; {CALIBRATE}")
         files = {name: file_sha256(self.folder / name) for name in (GATE_FILE, CALIBRATION_FILE)}
         return {**super().settings(), "cascade": files}
 

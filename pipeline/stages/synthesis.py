@@ -15,6 +15,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from pipeline.recipe import Recipe
+from pipeline.report.run_summary import without_folders
 from pipeline.run_folder import RunFolder
 from pipeline.shard_task import ShardTask
 from pipeline.stage import ShardRef
@@ -244,7 +245,9 @@ class DraftRow:
         from rephrasers.servers.open_servers import model_of
 
         self.stage, self.model = stage, model_of(stage.llm)
-        self.sampling = json.dumps(output_settings(stage.llm), sort_keys=True)
+        # The rows are published: the folders of the machine they were made on stay out of them.
+        shown = {**output_settings(stage.llm), "model": without_folders(stage.llm.model)}
+        self.sampling = json.dumps(shown, sort_keys=True)
 
     def __call__(self, attempt: int, document: Document) -> dict[str, Any]:
         metadata, seed = document.metadata, self.stage.recipe.seed

@@ -84,8 +84,8 @@ class SaveTokenizer(PipelineStep):
         scratch.mkdir(parents=True, exist_ok=True)
         numbers = save_corpus_tokenizer(settings.tokenizer, settings.end_of_document, scratch)
         write_json(scratch / "corpus.json", numbers)
-        for file in sorted(scratch.iterdir()):
-            file.replace(self.task.output(self.run_folder.tokenizer() / file.name))
+        for file in sorted(path for path in scratch.rglob("*") if path.is_file()):
+            file.replace(self.task.output(self.run_folder.tokenizer() / file.relative_to(scratch)))
 
 
 class TokeniseStage(Stage):

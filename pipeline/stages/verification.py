@@ -16,13 +16,21 @@ from rephrasers.verify import RULES_VERSION, Draft, DraftKind, Verdict, verify_a
 BATCH_DRAFTS = 64
 
 
+def verifying_classifiers(recipe: Recipe) -> list[str]:
+    """Who scores drafts: the recipe's classifiers that need no server (never the cascade that routed). Where the judge would
+    be one of two, both of ours: fastText that decides with others is sure where it speaks, and misses most alone."""
+    names: list[str] = [name for name in recipe.score.classifiers if name != "judge"]
+    alone = recipe.score.classifiers == ["fasttext"]
+    return names if alone or "embedding" in names else ["fasttext", "embedding"]
+
+
 class Verification:
-    """All rules for one kind, with every classifier of the recipe that needs no server (never the cascade that routed)."""
+    """All rules for one kind, with classifiers that need no server (see `verifying_classifiers`)."""
 
     def __init__(self, kind: DraftKind, recipe: Recipe, run: RunFolder, shards: int):
         self.kind = kind
-        names = [name for name in recipe.score.classifiers if name != "judge"]
-        self.classifiers = [ClassifierStage(name, recipe, run, shards) for name in names or ["fasttext", "embedding"]]
+        names = verifying_classifiers(recipe)
+        self.classifiers = [ClassifierStage(name, recipe, run, shards) for name in names]
 
     def settings(self) -> dict[str, Any]:
         """What decides a verdict beside the draft: the rules, their word lists, the prompts' expectations, the models."""

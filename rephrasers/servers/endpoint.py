@@ -34,10 +34,17 @@ MALFORMED_ATTEMPTS = 3
 CHAT_PATH, DECISION_PATH = "/v1/chat/completions", "/v1/systemone"
 _WATCH_SECONDS = 0.5
 _CONNECT_SECONDS = 10.0
-_STATUS_FAULTS = {429: "too_many_requests", 503: "unavailable"}
+_STATUS_FAULTS = {
+    408: "timeout",  # a gateway's
+    409: "unavailable",
+    425: "unavailable",
+    429: "too_many_requests",
+    503: "unavailable",
+}
 # With these the whole server is at fault, never one document.
 _SERVER_FAULTS = ("too_many_requests", "unavailable", "unreachable")
 _ACCESS = {
+    402: "the account has no credit left",
     401: "the key is missing or wrong: set the variable named in api_key_variable",
     403: "the key may not use this model",
     404: "the model or the address is unknown to the server: check `model` and `url` (base address, without /v1)",
@@ -157,6 +164,10 @@ class GuardedClient(InferenceServer):
 
     def _fault_of_status(self, response: httpx.Response, faults: Counter[str]) -> Exception:
         status = response.status_code
+        if 300 <= status < 400:
+            return _server_error(
+                f"{self.get_base_url()} answered HTTP {status}: it sends requests elsewhere; give the final address as `url`"
+            )
         if status in _ACCESS:
             return _server_error(f"{self.get_base_url()} answered HTTP {status}: {_ACCESS[status]}")
         wait = asked_wait_seconds(response.headers.get("retry-after"), datetime.now(UTC), LONGEST_WAIT_SECONDS)
