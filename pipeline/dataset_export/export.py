@@ -20,9 +20,9 @@ from pipeline.atomic_files import write_text
 from pipeline.dataset_export.yields import YIELDS_FOLDER, write_yields, yields_by_style
 from pipeline.manifest import Manifest, output_state
 from pipeline.recipe import Recipe
-from pipeline.run import load_frozen_recipe, run_states
+from pipeline.run import load_frozen_recipe
 from pipeline.run_folder import RunFolder
-from pipeline.shard_state import DONE, PENDING
+from pipeline.shard_state import read_manifest
 from pipeline.stages.assignments import prompt_hashes
 from pipeline.stages.synthesis import STAGE_OF_KIND, synthetic_table
 from pipeline.stages.tokenise import synthetic_kinds
@@ -136,27 +136,19 @@ def _is_ours(folder: Path) -> bool:
     return not folder.exists() or {path.name for path in folder.iterdir()} <= _OURS
 
 
-def _check_states(run: RunFolder, kind: DraftKind) -> None:
-    """Raises DataError where a shard that the texts were made in is failed, stale, or kept stale by force."""
-    states = {state.stage.name: state for state in run_states(run)}
-    last = states[f"verify-{kind}"].stage
-    waiting, seen = [(last.name, shard) for shard in range(last.shards)], set()
-    while waiting:
-        name, shard = reference = waiting.pop()
-        if reference in seen:
-            continue
-        seen.add(reference)
-        state, manifest = states[name].states[shard], states[name].manifests.get(shard)
-        if state != DONE:
+def _check_chain(run: RunFolder, chain: list[Manifest]) -> None:
+    """Raises DataError where a shard of the stages that lead to a text was kept stale by force, or was made from what another
+    of them has done again since."""
+    outputs = {path: output.sha256 for manifest in chain for path, output in manifest.outputs.items()}
+    for manifest in chain:
+        where = f"{run.root}: shard {manifest.shard} of {manifest.stage}"
+        if manifest.forced_stale:
+            raise DataError(f"{where} was kept stale (--force-stale); rerun it before exporting")
+        inputs = manifest.identity.get("inputs", {})
+        if any(outputs.get(path, sha256) != sha256 for path, sha256 in inputs.items()):
             raise DataError(
-                f"{run.root}: shard {shard} of {name} is {'not finished' if state == PENDING else state}; finish it with "
-                "`safetrove run` before exporting"
+                f"{where} was made from what was done again since; finish it with `safetrove run` before exporting"
             )
-        if manifest is not None and manifest.forced_stale:
-            raise DataError(
-                f"{run.root}: shard {shard} of {name} was kept stale (--force-stale); rerun it before exporting"
-            )
-        waiting += states[name].stage.inputs(shard)
 
 
 def _finished(run: RunFolder, kind: DraftKind) -> list[Manifest]:
@@ -171,14 +163,16 @@ def _finished(run: RunFolder, kind: DraftKind) -> list[Manifest]:
                 raise DataError(
                     f"{run.root}: shard {shard} of {name} is not finished; run `safetrove status {run.root}`, then finish it"
                 )
-        manifest = Manifest.read(run.manifest(stage, shard))
+        found = [read_manifest(run, name, shard) for name in ("documents", "score-final", STAGE_OF_KIND[kind], stage)]
+        chain = [manifest for manifest in found if manifest is not None]
+        _check_chain(run, chain)
+        manifest = chain[-1]
         for path, recorded in manifest.outputs.items():
             if output_state(run.root / path, recorded, full=True) != "ok":
                 raise DataError(f"{run.root / path}: not as its stage wrote it; safetrove rerun it before exporting")
         manifests.append(manifest)
     if not manifests:
         raise DataError(f"{run.root}: no shard of this run is finished")
-    _check_states(run, kind)
     return manifests
 
 

@@ -54,6 +54,22 @@ def test_a_classifier_is_enough_at_any_score(index):
             assert (reason is not None and reason.startswith(category)) == expected
 
 
+def plain_score(level, category, outputs=()):
+    probabilities = tuple(float(i == level) for i in range(6))
+    return Score(level, probabilities, category, 0.5, 1, None, outputs)
+
+
+@pytest.mark.parametrize(("category", "level", "expected"), [
+    ("child_exploitation", 3, "child_exploitation: judge score 3"), ("weapons", 5, "weapons: judge score 5"),
+    ("weapons", 2, None), ("privacy", 5, None), ("hate", 5, None),
+])  # fmt: skip
+def test_without_outputs_of_its_own_a_high_score_in_the_category_is_enough(category, level, expected):
+    scores = {"judge": plain_score(level, category), "fasttext": plain_score(0, "none")}
+    assert never_train_reason("A text.", scores) == expected
+    scores["embedding"] = plain_score(0, "none", (0.0, 0.0, 0.0))  # who has such outputs is asked alone
+    assert never_train_reason("A text.", scores) is None
+
+
 @pytest.mark.parametrize("unit", ["1", "1 ", "4539 ", "a@", "a@b.c:", "a.", "535-01-0001 ", "\n"])
 def test_patterns_take_linear_time(unit):
     assert exposed_private_data(unit * (1_000_000 // len(unit))) in (None, "list of logins with passwords")

@@ -8,9 +8,10 @@ import yaml
 
 from classifiers.errors import DataError
 from pipeline.atomic_files import write_json, write_text
-from pipeline.dataset_export.export import export_datasets
+from pipeline.dataset_export.export import export_datasets, export_kind
 from pipeline.manifest import Manifest, OutputFile, Rows
 from pipeline.recipe import dump_recipe
+from pipeline.run import load_frozen_recipe
 from pipeline.run_folder import RunFolder
 from pipeline.stages.synthesis import synthetic_table
 from pipeline.stages.verify import SYNTHETIC_SCHEMA
@@ -197,6 +198,19 @@ def test_what_is_not_whole_is_not_exported(tmp_path):
         DataError, match="--kind dialogues: this run has no texts of this kind; it has rephrased, refusal, moral"
     ):
         export_datasets(run, tmp_path / "out", ["dialogues"])
+    written = run.manifest("moralise", 1)
+    kept = Manifest.read(written)
+    replace(kept, forced_stale=True).write(written)
+    with pytest.raises(DataError, match="shard 1 of moralise was kept stale"):
+        export_datasets(run, tmp_path / "out", ["moral"])
+    replace(kept, outputs={"drafts/moral/00001.parquet": OutputFile("1" * 64, 1, 0, 1)}).write(written)
+    verified = Manifest.read(run.manifest("verify-moral", 1))
+    older = {"inputs": {"drafts/moral/00001.parquet": "0" * 64}}
+    replace(verified, identity=older).write(run.manifest("verify-moral", 1))
+    with pytest.raises(DataError, match="shard 1 of verify-moral was made from what was done again since"):
+        export_datasets(run, tmp_path / "out", ["moral"])
+    kept.write(written)
+    verified.write(run.manifest("verify-moral", 1))
     manifest = run.manifest("verify-moral", 1)
     replace(Manifest.read(manifest), forced_stale=True).write(manifest)
     with pytest.raises(DataError, match="shard 1 of verify-moral was kept stale"):
@@ -211,5 +225,11 @@ def test_what_is_not_whole_is_not_exported(tmp_path):
     (tmp_path / "out" / "refusal" / "notes.txt").write_text("mine")
     with pytest.raises(DataError, match="something else lies here"):
         export_datasets(run, tmp_path / "out", ["refusal"])
+    (tmp_path / "out" / "refusal" / "data").mkdir()  # a clone of a data set, with notes in it
+    with pytest.raises(DataError, match="something else lies here"):
+        export_datasets(run, tmp_path / "out", ["refusal"])
     assert (tmp_path / "out" / "refusal" / "notes.txt").read_text() == "mine"
+    (tmp_path / "link").symlink_to(tmp_path / "out" / "refusal")
+    with pytest.raises(DataError, match="something else lies here"):
+        export_kind(run, load_frozen_recipe(run), "refusal", tmp_path / "link")
     assert not list((tmp_path / "out").glob("*.partial"))

@@ -1,20 +1,25 @@
 """AskLLM against a real HTTP server: order, errors, durability under SIGKILL, no document lost."""
 
+import asyncio
 import contextlib
 import multiprocessing
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import httpx
 import pytest
 from ask_in_process import ask_about
 from datatrove.data import Document
+from datatrove.pipeline.inference.types import ServerError
 
 from classifiers.errors import DataError, ModelError, RecipeError
 from rephrasers.answer_spill import AnswerSpill
 from rephrasers.ask import AskLLM, cache_name
 from rephrasers.models import ModelReference
-from rephrasers.servers import ServerSettings
+from rephrasers.servers import ServerSettings, Serving
+from rephrasers.servers.endpoint import GuardedClient
 
 HERE = Path(__file__).parent
 
@@ -162,6 +167,22 @@ def test_the_key_comes_from_the_named_variable(tmp_path, monkeypatch):
             list(step.run(documents("key-a")))
         monkeypatch.setenv("STUB_KEY", "right")
         assert next(iter(step.run(documents("key-a")))).metadata["answer"]["text"] == "answer to key-a"
+
+
+def test_what_is_wrong_with_the_endpoint_costs_no_document():
+    """A status that the endpoint gives for all documents ends the run; one that passes is tried again."""
+
+    async def faults_of(*statuses):
+        serving = Serving("http://gate:80", "stub", ModelReference("stub", "endpoint", "stub"), None)
+        client = GuardedClient(None, 0, settings("http://gate:80"), serving)
+        return [client._fault_of_status(httpx.Response(status), Counter()) for status in statuses]
+
+    elsewhere, permanent, credit, *passing, refused = asyncio.run(faults_of(301, 308, 402, 408, 409, 425, 502, 413))
+    assert all(isinstance(fault, ServerError) for fault in (elsewhere, permanent, credit))
+    assert "give the final address" in str(elsewhere.error) and "give the final address" in str(permanent.error)
+    assert "no credit left" in str(credit.error)
+    assert [fault.kind for fault in passing] == ["timeout", "unavailable", "unavailable", "server_error"]
+    assert "rejected: HTTP 413" in str(refused.error)
 
 
 def test_a_request_without_answer_times_out(tmp_path):
