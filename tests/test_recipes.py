@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from classifiers.errors import RecipeError
 from evaluation.recipe import load_recipe as load_evaluation_recipe
 from evaluation.suites.description import find_description
 from finetune.dpo_training import DpoRecipe
@@ -209,3 +210,20 @@ def test_a_run_keeps_the_relative_names_under_which_it_was_begun(tmp_path, monke
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert with_models_of(now, begun) == now
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ({"tokenise": {"weights": {"safe": -1.0}}}, r"tokenise\.weights\.safe: .*greater than or equal to 0"),
+        ({"tokenise": {"weights": {"tagged": float("nan")}}}, r"tokenise\.weights\.tagged: "),
+        (
+            {"score": {"embedding": {"encoder": "org/ready", "head": "model"}, "cascade": {"calibration": "gates"}}},
+            r"cascade: gates vectors of an encoder",
+        ),
+    ],
+)
+def test_what_would_fail_at_the_end_of_a_run_fails_before_it(tmp_path, section, told):
+    value = {"name": "t", "sources": [{"name": "s", "format": "jsonl", "path": "in"}], **section}
+    with pytest.raises(RecipeError, match=told):
+        parse_recipe(value, "recipe", tmp_path)

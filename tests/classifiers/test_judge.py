@@ -86,10 +86,17 @@ def test_category_and_reason_are_read():
         "{" * 100000,
         "null",
         '{"score": "²"}',
+        '{"score": ' + "1" * 5000 + "}",
     ],
 )
 def test_anything_else_is_no_score(answer):
     assert parse_judge_answer(answer) is None
+
+
+def test_half_a_character_in_a_reason_or_a_text_stops_nothing():
+    score = parse_judge_answer('{"score": 2, "category": "hate", "reason": "cut off \\ud83d"}')
+    assert score.reason == "cut off ?"
+    json.dumps(judge_messages("a text \ud83d", 1000), ensure_ascii=False).encode()
 
 
 @given(st.text(max_size=50))

@@ -55,6 +55,14 @@ def test_highest_chunk_decides():
     assert score.never_train == (0.1, 0.2, 0.9)
 
 
+@pytest.mark.parametrize("broken", range(3))
+def test_probabilities_that_are_not_finite_are_no_safe_text(broken):
+    arrays = [np.eye(6)[[4]], np.eye(18)[[3]], np.zeros((1, 3))]
+    arrays[broken] = arrays[broken] * np.nan
+    with pytest.raises(ModelError, match="are not finite: its weights are broken"):
+        score_from_chunks(*arrays, Decision((0.3, 0.4, 0.4, 0.4, 0.4)))
+
+
 def test_level_is_the_most_probable_not_the_mean():
     rows = [(0.30, 0.10, 0.15, 0.25, 0.15, 0.05), (0.4, 0.0, 0.0, 0.4, 0.2, 0.0)]
     assert MostProbable().levels(np.array(rows)).tolist() == [0, 3]

@@ -4,12 +4,15 @@ import pytest
 from typer.testing import CliRunner
 
 from classifiers.errors import DataError
+from pipeline.dataset_export.card import making_text
+from pipeline.dataset_export.export import Counts
 from pipeline.gate_check import check_gates
 from pipeline.run_folder import RunFolder
 from pipeline.stages.synthesis import synthetic_table
+from pipeline.stages.verification import verifying_classifiers
 from pipeline.stages.verify import SYNTHETIC_SCHEMA
 from safetrove.cli import app
-from tests.pipeline.stage_runs import write_table
+from tests.pipeline.stage_runs import small_recipe, write_table
 from tests.pipeline.test_dataset_export import TURNS, make_run, row
 
 CALM = "Two neighbours share a fence. On Sundays they water the roses together and talk about the weather."
@@ -23,6 +26,16 @@ def stored(run, kind, rows, shard=0):
 def dialogue(*texts):
     turns = [{"role": role, "text": text} for role, text in zip(["user", "assistant"] * 2, texts, strict=False)]
     return {"turns": turns, "text": "\n".join(f"Mia: {text}" for text in texts)}
+
+
+@pytest.mark.parametrize(("classifiers", "verifying"), [
+    (["fasttext"], ["fasttext"]), (["fasttext", "judge"], ["fasttext", "embedding"]),
+    (["judge"], ["fasttext", "embedding"]), (["embedding", "judge"], ["embedding"]),
+])  # fmt: skip
+def test_drafts_are_scored_without_a_server_and_by_no_member_that_misses_most_alone(tmp_path, classifiers, verifying):
+    recipe = small_recipe(tmp_path, score={"classifiers": classifiers}, synthesis={})
+    assert verifying_classifiers(recipe) == verifying
+    assert f"by the classifiers ({', '.join(verifying)})" in making_text(recipe, Counts())
 
 
 def test_a_text_that_its_gate_should_have_stopped_is_named_and_ends_with_1(tmp_path):

@@ -53,6 +53,12 @@ def test_the_card_of_a_fine_tuning_result_goes_with_its_model(model):
     )
 
 
+@pytest.mark.parametrize(("base", "refused"), [("/home/me/base", True), ("./base", True), ("org/base", False)])
+def test_an_adapter_whose_base_is_a_folder_of_this_machine_stays(model, base, refused):
+    (model / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    assert any("base_model_name_or_path is a folder" in refusal for refusal in refusals(model)) == refused
+
+
 @pytest.mark.parametrize("where", ["result", "model"])
 def test_a_model_of_the_negative_mode_is_refused(model, hub, tmp_path, where):
     mark_not_for_release(model.parent if where == "result" else model)
