@@ -1,4 +1,4 @@
-# `make demo` and `make test` set everything up themselves, in .venv. Python 3.11 or newer is all they need.
+# `make demo` and `make test` set everything up themselves, in .venv. Python 3.11 or 3.12 is all they need.
 PYTHON ?= python3
 BIN := .venv/bin
 # A machine without a GPU can take torch's CPU build: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
