@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.checkpoint import TrainingState, find_start, load_state
 from pretrain.errors import PretrainInterruptedError
-from pretrain.export import NOTE, export_model, tokenizer_folder, whole_weights
+from pretrain.export import NOTE, check_destination, export_model, tokenizer_folder, whole_weights
 from pretrain.metrics import Progress
 from pretrain.recipe import PretrainRecipe, load_recipe
 from pretrain.reporting import Report
@@ -64,6 +64,8 @@ def pretrain(
     done = start is not None and start.save == recipe.save and start.iteration >= recipe.train_iters
     if start is not None and done and _exported(recipe, start.iteration):
         return _result(load_state(recipe.save, start.iteration), 0, start.iteration)
+    if recipe.export is not None:
+        check_destination(recipe.export)
     from pretrain.mesh import open_ranks
     from pretrain.tag_probability import TagProbability
     from pretrain.training import Training

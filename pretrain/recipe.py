@@ -102,7 +102,10 @@ class PretrainRecipe(BaseModel):
     init_from: Path | None = Field(
         None, description="Hugging Face Llama folder whose weights a new run begins with; rows for new tokens are drawn"
     )
-    export: Path | None = Field(None, description="folder for the final model in Hugging Face format; none: no export")
+    export: Path | None = Field(
+        None,
+        description="folder of its own for the final model in Hugging Face format; an earlier export in it is replaced; none: no export",
+    )
     model: ModelConfig = Field(description="shape of the model: a name of model_shapes.yaml, or its keys")
 
     precision: Literal["fp32", "bf16"] = Field(
@@ -226,6 +229,19 @@ class PretrainRecipe(BaseModel):
         for unit in ("lr_warmup", "lr_decay", "lr_wsd_decay"):
             if getattr(self, f"{unit}_samples") is not None and getattr(self, f"{unit}_iters"):
                 raise ValueError(f"give either {unit}_iters or {unit}_samples, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _export_is_apart(self) -> Self:
+        if self.export is None:
+            return self
+        for key in ("save", "load", "init_from", "tokenizer", "tensorboard", "data", "validation"):
+            path: Path | None = getattr(self, key)
+            if path is not None and path.resolve().is_relative_to(self.export.resolve()):
+                raise ValueError(
+                    f"export {self.export} is replaced as a whole at the end of the run, with {key} {path} in it; give export "
+                    "a folder of its own"
+                )
         return self
 
     @model_validator(mode="after")
