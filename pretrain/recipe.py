@@ -270,6 +270,11 @@ class PretrainRecipe(BaseModel):
             wsd_decay_updates=self._updates(self.lr_wsd_decay_samples, self.lr_wsd_decay_iters),
         )
 
+    def keys_in_samples(self) -> list[str]:
+        """The keys given in samples that become iterations or updates by division by `global_batch_size`."""
+        keys = ("train_samples", "lr_warmup_samples", "lr_decay_samples", "lr_wsd_decay_samples")
+        return [key for key in keys if getattr(self, key) is not None]
+
     def _updates(self, samples: int | None, iterations: int) -> float:
         return iterations if samples is None else samples / self.global_batch_size
 

@@ -79,6 +79,7 @@ class Training:
             load_weights(start.folder, self.decoder, ranks)
         self.state.fingerprint, self.state.model = self.data.fingerprint, model_settings
         self.state.ranks = ranks.count
+        self.state.global_batch_size = recipe.global_batch_size
         self._batches = GlobalBatches(
             self.data,
             ranks,
