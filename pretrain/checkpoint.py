@@ -36,6 +36,7 @@ class TrainingState:
     fingerprint: dict[str, str] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     ranks: int = 1  # processes that wrote the checkpoint
+    global_batch_size: int | None = None  # of the last iteration; None in checkpoints older than this key
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,18 @@ def refuse_difference(what: str, saved: dict[str, Any], now: dict[str, Any], sav
             + "\n".join(lines)
             + (f"\n{advice}" if advice else "")
         )
+
+
+def refuse_other_batch_size(saved: int | None, now: int, keys: list[str], save: Path) -> None:
+    """Raise `CheckpointError` where `keys`, which count in samples, would be divided by another batch size than the
+    iterations of the checkpoint were."""
+    if not keys or saved is None or saved == now:
+        return
+    raise CheckpointError(
+        f"{save} was trained with global_batch_size {saved}, the recipe has {now}: {', '.join(keys)} in samples would come "
+        f"to another number of iterations than those already counted; set global_batch_size: {saved}, or count in "
+        "iterations (train_iters, lr_*_iters)"
+    )
 
 
 def unfinished_folder(save: Path, iteration: int) -> Path:

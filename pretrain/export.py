@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pretrain.atomic_files import sync_file, sync_folder, temporary_name
 from pretrain.blend_file import Blend
-from pretrain.errors import PretrainDataError
+from pretrain.errors import PretrainDataError, PretrainRecipeError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,6 +76,18 @@ def tokenizer_folder(blend_file: Path, blend: Blend) -> Path:
     return folder
 
 
+def check_destination(destination: Path) -> None:
+    """Raise `PretrainRecipeError` where `destination` holds what no export wrote: an export would delete it."""
+    if not destination.exists() or (destination / NOTE).is_file():
+        return
+    if destination.is_dir() and not any(destination.iterdir()):
+        return
+    raise PretrainRecipeError(
+        f"export: {destination} holds no earlier export (there is no {NOTE} in it), and an export replaces the whole folder; "
+        "name a new or an empty folder, or move away what is there"
+    )
+
+
 def whole_weights(decoder: "Decoder") -> "dict[str, Tensor]":
     """Every weight in one piece, on the CPU, by transformers' names. All ranks must ask together; all get the answer."""
     from torch.distributed.tensor import DTensor
@@ -96,13 +108,15 @@ def export_model(
     iteration: int,
     destination: Path,
 ) -> None:
-    """Write the folder `destination`, which `AutoModelForCausalLM` and `AutoTokenizer` load; an older one is replaced.
+    """Write the folder `destination`, which `AutoModelForCausalLM` and `AutoTokenizer` load; an older export is replaced.
 
     `weights` are the decoder's `whole_weights`; one rank writes them. The folder gets its name when it is whole. The tag
-    is a special token of the tokenizer saved with it.
+    is a special token of the tokenizer saved with it. Raises `PretrainRecipeError` as `check_destination` does.
     """
     from safetensors.torch import save_file
 
+    check_destination(destination)
+    destination = destination.resolve()  # where it is a link, what it points to is replaced
     temporary = temporary_name(destination)
     if temporary.exists():
         shutil.rmtree(temporary)
@@ -120,7 +134,11 @@ def export_model(
     for path in temporary.iterdir():
         if path.is_file():
             sync_file(path)
+    # Moved away before it is deleted: a kill must not leave half an export under the name.
+    replaced = temporary.with_suffix(".old")
     if destination.exists():
-        shutil.rmtree(destination)
+        destination.rename(replaced)
     temporary.replace(destination)
     sync_folder(destination.parent)
+    if replaced.exists():
+        shutil.rmtree(replaced)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretrain.checkpoint import TrainingState, find_start, load_state
+from pretrain.checkpoint import TrainingState, find_start, load_state, refuse_other_batch_size
 from pretrain.errors import PretrainInterruptedError
-from pretrain.export import NOTE, export_model, tokenizer_folder, whole_weights
+from pretrain.export import NOTE, check_destination, export_model, tokenizer_folder, whole_weights
 from pretrain.metrics import Progress
 from pretrain.recipe import PretrainRecipe, load_recipe
 from pretrain.reporting import Report
@@ -61,9 +61,14 @@ def pretrain(
     """
     start = find_start(recipe.save, recipe.load, recipe.finetune)
     resume_from = None if start is None or start.weights_only else start.iteration
+    if start is not None and resume_from is not None and (keys := recipe.keys_in_samples()):
+        saved = load_state(start.save, start.iteration).global_batch_size
+        refuse_other_batch_size(saved, recipe.global_batch_size, keys, start.save)
     done = start is not None and start.save == recipe.save and start.iteration >= recipe.train_iters
     if start is not None and done and _exported(recipe, start.iteration):
         return _result(load_state(recipe.save, start.iteration), 0, start.iteration)
+    if recipe.export is not None:
+        check_destination(recipe.export)
     from pretrain.mesh import open_ranks
     from pretrain.tag_probability import TagProbability
     from pretrain.training import Training

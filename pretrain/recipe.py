@@ -1,6 +1,6 @@
 """The recipe of a training run: frozen, every key documented, unknown keys refused. Names follow Megatron's options."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -102,7 +102,10 @@ class PretrainRecipe(BaseModel):
     init_from: Path | None = Field(
         None, description="Hugging Face Llama folder whose weights a new run begins with; rows for new tokens are drawn"
     )
-    export: Path | None = Field(None, description="folder for the final model in Hugging Face format; none: no export")
+    export: Path | None = Field(
+        None,
+        description="folder of its own for the final model in Hugging Face format; an earlier export in it is replaced; none: no export",
+    )
     model: ModelConfig = Field(description="shape of the model: a name of model_shapes.yaml, or its keys")
 
     precision: Literal["fp32", "bf16"] = Field(
@@ -229,6 +232,19 @@ class PretrainRecipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _export_is_apart(self) -> Self:
+        if self.export is None:
+            return self
+        for key in ("save", "load", "init_from", "tokenizer", "tensorboard", "data", "validation"):
+            path: Path | None = getattr(self, key)
+            if path is not None and path.resolve().is_relative_to(self.export.resolve()):
+                raise ValueError(
+                    f"export {self.export} is replaced as a whole at the end of the run, with {key} {path} in it; give export "
+                    "a folder of its own"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _ranks_fit(self) -> Self:
         parts = self.tensor_parallel
         if self.model.kv_heads % parts or self.model.ffn_hidden_size % parts or self.model.vocabulary_multiple % parts:
@@ -254,6 +270,11 @@ class PretrainRecipe(BaseModel):
             wsd_decay_updates=self._updates(self.lr_wsd_decay_samples, self.lr_wsd_decay_iters),
         )
 
+    def keys_in_samples(self) -> list[str]:
+        """The keys given in samples that become iterations or updates by division by `global_batch_size`."""
+        keys = ("train_samples", "lr_warmup_samples", "lr_decay_samples", "lr_wsd_decay_samples")
+        return [key for key in keys if getattr(self, key) is not None]
+
     def _updates(self, samples: int | None, iterations: int) -> float:
         return iterations if samples is None else samples / self.global_batch_size
 
@@ -261,7 +282,7 @@ class PretrainRecipe(BaseModel):
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> PretrainRecipe:
     """The recipe at `path`, with `overrides` put in; a dotted key reaches inside: `{"model.layers": 4}`.
 
-    Raises `PretrainRecipeError` that names the file and each wrong key.
+    Values are taken as they are; `read_overrides` reads those of a command line. Raises `PretrainRecipeError` that names the file and each wrong key.
     """
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -278,6 +299,20 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     except ValidationError as error:
         wrong = [f"  {_name(problem['loc'])}: {problem['msg']}" for problem in error.errors()]
         raise PretrainRecipeError(f"{path} is wrong:\n" + "\n".join(wrong)) from error
+
+
+def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`key=value` texts of a command line as overrides for `load_recipe`; values are YAML. Raises `PretrainRecipeError`."""
+    values = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not key or not equals:
+            raise PretrainRecipeError(f"--set {override}: write it as key=value, for example --set model.layers=4")
+        try:
+            values[key] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError):  # ValueError: of a date that does not exist
+            raise PretrainRecipeError(f"--set {override}: the value is not YAML; put it in quotes") from None
+    return values
 
 
 def _name(location: tuple[int | str, ...]) -> str:

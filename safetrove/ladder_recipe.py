@@ -98,7 +98,7 @@ class LadderRecipe(BaseModel):
 
     def pretraining(self) -> PretrainRecipe:
         """The recipe of every rung's pretraining; data, folders and seed are set by the step."""
-        unset = {"data": "unset", "save": "unset", "export": "unset"}
+        unset = {"data": "unset/blend.json", "save": "unset/save", "export": "unset/export"}
         return load_pretrain_recipe(self.pretrain.recipe, {**self.pretrain.settings, **unset})
 
     def tuning(self, step: Literal["instruction", "instruction_tag", "benign"]) -> SftRecipe:

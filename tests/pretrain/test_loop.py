@@ -15,6 +15,7 @@ from pretrain.checkpoint import TRACKER, latest_iteration, load_state
 from pretrain.errors import CheckpointError, PretrainDataError
 from pretrain.loop import pretrain
 from pretrain.metrics import Progress, format_log_line
+from pretrain.recipe import PretrainRecipe
 
 
 def write_recipe(path, recipe):
@@ -130,6 +131,37 @@ def test_other_data_or_another_model_is_refused(recipe, rewrite_blend):
     rewrite_blend(seed=1)
     with pytest.raises(CheckpointError, match="safe files"):
         pretrain(recipe)
+
+
+def with_keys(recipe, **keys):
+    """The recipe read anew with these keys, so that what follows from them is worked out."""
+    return PretrainRecipe.model_validate({**recipe.model_dump(exclude={"train_iters", "lr_warmup_iters"}), **keys})
+
+
+@pytest.mark.parametrize("batch", [8, 2])
+def test_another_batch_size_is_refused_where_a_key_counts_in_samples(recipe, batch):
+    in_samples = {"train_samples": 32, "lr_warmup_samples": 8, "lr_wsd_decay_iters": 1}
+    pretrain(with_keys(recipe, exit_interval=4, **in_samples), lambda line: None)
+    assert load_state(recipe.save, 4).global_batch_size == 4
+    # 32 samples in batches of 8 are 4 iterations: the run would seem to be at its end.
+    other = with_keys(recipe, global_batch_size=batch, **in_samples)
+    message = (
+        f"with global_batch_size 4, the recipe has {batch}: train_samples, lr_warmup_samples in samples .* set global"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        pretrain(other, lambda line: None)
+    state = recipe.save / "iter_0000004" / "state.json"
+    content = json.loads(state.read_text())
+    del content["global_batch_size"]
+    state.write_text(json.dumps(content))  # as older versions wrote it
+    assert pretrain(with_keys(recipe, **in_samples), lambda line: None).resumed_from == 4
+
+
+def test_another_batch_size_is_allowed_where_all_keys_count_iterations(recipe):
+    pretrain(recipe.model_copy(update={"exit_interval": 4, "data_samples": 64}), lambda line: None)
+    other = recipe.model_copy(update={"global_batch_size": 8, "data_samples": 64})
+    assert pretrain(other, lambda line: None).resumed_from == 4
+    assert load_state(recipe.save, 8).consumed_samples == 4 * 4 + 4 * 8
 
 
 def test_what_is_advised_for_another_length_can_be_followed(recipe, tmp_path):

@@ -1,6 +1,8 @@
 """The decoder against transformers' Llama: equal logits after export; the tokenizer and its tag travel along."""
 
+import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -10,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from pretrain.checkpoint import checkpoint_folder
 from pretrain.checkpoint_tensors import load_weights
 from pretrain.cross_entropy import summed_cross_entropy
-from pretrain.errors import PretrainDataError, PretrainError
-from pretrain.export import NOTE
+from pretrain.errors import PretrainDataError, PretrainError, PretrainRecipeError
+from pretrain.export import NOTE, export_model
 from pretrain.loop import pretrain
 from pretrain.mesh import Ranks
 from pretrain.model import flops_per_token, new_decoder
@@ -45,8 +47,32 @@ def test_exported_model_has_equal_logits(recipe, tmp_path):
     assert exported.get_output_embeddings().weight is exported.get_input_embeddings().weight
     assert AutoTokenizer.from_pretrained(recipe.export).convert_tokens_to_ids(TAG) == 60
     # A lost export is written again without training; a whole one is left alone.
-    (recipe.export / NOTE).unlink()
+    shutil.rmtree(recipe.export)
     assert pretrain(recipe, lambda line: None).iterations_run == 0
+    assert (recipe.export / NOTE).is_file()
+    # An older export gives way to the newer one, and nothing else is left beside it.
+    longer = recipe.model_copy(update={"train_iters": 4, "lr_decay_style": "constant"})
+    assert pretrain(longer, lambda line: None).iterations_run == 1
+    assert json.loads((recipe.export / NOTE).read_text())["iteration"] == 4
+    assert [path.name for path in recipe.export.parent.iterdir()] == ["hf"]
+
+
+def test_a_folder_that_holds_no_export_is_not_replaced(recipe, tmp_path):
+    save_tokenizer(recipe.data.parent / "tokenizer")
+    recipe = recipe.model_copy(update={"export": tmp_path / "mine", "train_iters": 1})
+    recipe.export.mkdir()
+    (recipe.export / "notes.txt").write_text("years of work")
+    message = (
+        r"export: .*mine holds no earlier export \(there is no pretrain\.json in it\).*name a new or an empty folder"
+    )
+    with pytest.raises(PretrainRecipeError, match=message):
+        pretrain(recipe, lambda line: None)
+    assert not recipe.save.exists(), "refused before training"
+    with pytest.raises(PretrainRecipeError, match=message):
+        export_model(None, {}, None, recipe.data.parent / "tokenizer", 16, 1, recipe.export)
+    assert (recipe.export / "notes.txt").read_text() == "years of work"
+    (recipe.export / "notes.txt").unlink()
+    pretrain(recipe, lambda line: None)  # an empty folder will do
     assert (recipe.export / NOTE).is_file()
 
 
