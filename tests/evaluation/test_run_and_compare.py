@@ -264,6 +264,15 @@ def test_suites_of_which_no_judge_has_a_measure_are_refused_before_a_model_is_lo
         evaluate(wanted, tmp_path / "out")
 
 
+def test_two_suites_of_one_name_are_refused(tmp_path):
+    describe(tmp_path, "mine", "harmful", called="own")
+    wanted = load_recipe(None, ["model=nowhere", f"suites=[own, {tmp_path}/mine.yaml]"])
+    with pytest.raises(
+        RecipeError, match=r"suites: own and .*mine.yaml both have the name 'own'; give the description"
+    ):
+        evaluate(wanted, tmp_path / "out")
+
+
 def test_a_name_that_looks_like_a_lengthened_one_stays_apart(tmp_path, monkeypatch):
     folders = [stored(tmp_path / name, said, ["no"] * 8) for name, said in (("a", "m"), ("b", "m"), ("c", "m (a)"))]
     found = [result.name for result in distinct_names([read_result(folder) for folder in folders])]
