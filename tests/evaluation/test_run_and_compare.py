@@ -264,6 +264,19 @@ def test_suites_of_which_no_judge_has_a_measure_are_refused_before_a_model_is_lo
         evaluate(wanted, tmp_path / "out")
 
 
+def test_a_comparison_without_common_valid_judgements_says_so(tmp_path):
+    first = stored(tmp_path / "a", "base", ["yes", None, None, None, None, "no", "no", "no"])
+    second = stored(tmp_path / "b", "tuned", [None, "yes", "no", "no", "no", "no", "no", "no"])
+    third = stored(tmp_path / "c", "others", ["yes"] * 5 + ["no"] * 3)
+    result = read_result(third)
+    write_result(third, result.summary, [replace(item, id=f"other {item.id}") for item in result.items])
+    table = "\n".join(compare_results([first, second, third], tmp_path / "out"))
+    why = "no prompt with a valid judgement in both"
+    assert table.count(f"| {why} |") == 2 and (tmp_path / "out" / "comparison.html").read_text().count(why) == 2
+    (row,) = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
+    assert row["notes"] == {"tuned": why, "others": why}
+
+
 def test_two_suites_of_one_name_are_refused(tmp_path):
     describe(tmp_path, "mine", "harmful", called="own")
     wanted = load_recipe(None, ["model=nowhere", f"suites=[own, {tmp_path}/mine.yaml]"])
