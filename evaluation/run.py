@@ -38,10 +38,13 @@ def evaluate(
     decoding).
     Answers and verdicts that the folder keeps are used again; a folder of other suites, models or judges may be used again
     too, since they are kept under all that they depend on.
-    Raises RecipeError (unknown suite or judge, judge without a server), DataError (suites), ModelError, DependencyError.
+    Raises RecipeError (unknown suite or judge, judge without a server, nothing to measure, two suites of one name),
+    DataError (suites), ModelError, DependencyError.
     """
     judges = [make_judge(choice, recipe.judge_server, recipe.generation.threads) for choice in recipe.judges]
     suites = [load_suite(name, recipe.suite_folder, recipe.limit) for name in recipe.suites]
+    _check_names(recipe.suites, suites)
+    _check_measures(suites, judges)
     if make_decoder is None and recipe.decoder is not None:
         make_decoder = recipe.decoder.build
     if make_decoder is not None and recipe.server is not None:
@@ -102,6 +105,31 @@ def _rates(judge: Judge, harmful: Sequence[Verdict], benign: Sequence[Verdict]) 
     if benign and judge.refusal_labels:
         rates.append(("over_refusal_rate", label_rate(benign, judge.refusal_labels)))
     return rates
+
+
+def _check_names(asked: Sequence[str], suites: Sequence[Suite]) -> None:
+    """Raises RecipeError where two suites have one name: their prompts would be measured as one suite's."""
+    first: dict[str, str] = {}
+    for said, suite in zip(asked, suites, strict=True):
+        if suite.name in first:
+            raise RecipeError(
+                f"suites: {first[suite.name]} and {said} both have the name {suite.name!r}; give the description of one of "
+                "them another `name`, or leave one out"
+            )
+        first[suite.name] = said
+
+
+def _check_measures(suites: Sequence[Suite], judges: Sequence[Judge]) -> None:
+    """Raises RecipeError where no judge has a measure of the prompts that there are."""
+    kinds = {prompt.kind for suite in suites for prompt in suite.prompts}
+    one = {kind: [Verdict(None)] if kind in kinds else [] for kind in ("harmful", "benign")}
+    if any(_rates(judge, one["harmful"], one["benign"]) for judge in judges):
+        return
+    raise RecipeError(
+        f"nothing would be measured: suites {', '.join(suite.name for suite in suites)} hold {' and '.join(sorted(kinds))} "
+        f"prompts, of which judges {', '.join(judge.name for judge in judges) or '(none)'} have no measure; add a judge that "
+        "tells refusals (refusal_strings needs no server), or a suite of harmful prompts"
+    )
 
 
 def _plain(rate: Rate) -> dict[str, Any]:

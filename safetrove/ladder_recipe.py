@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from classifiers.errors import RecipeError
 from evaluation.generation.safe_decoder import SafeDecoding
+from evaluation.judges.choice import make_judge
 from evaluation.ladder.rungs import RUNGS
 from evaluation.recipe import EvaluationRecipe
 from evaluation.recipe import load_recipe as load_evaluation_recipe
@@ -116,9 +117,16 @@ def load_ladder(path: Path, overrides: Sequence[str] = ()) -> LadderRecipe:
     said before anything is trained. Raises RecipeError, PretrainRecipeError."""
     recipe = load_finetune_recipe(path, LadderRecipe, overrides)
     recipe.pretraining()
-    if recipe.evaluating().server is not None:
+    evaluation = recipe.evaluating()
+    if evaluation.server is not None:
         raise RecipeError(
             f"{path}: the ladder evaluates the models that it trains: leave `server` out of the evaluation"
+        )
+    if not any(make_judge(choice, evaluation.judge_server).attack_labels for choice in evaluation.judges):
+        raise RecipeError(
+            f"{path}: the ladder shows attack success, of which the judges of its evaluation "
+            f"({', '.join(choice.name for choice in evaluation.judges) or 'none'}) say nothing: add refusal_strings, "
+            "safety_classifier, harmbench, wildguard, llama_guard or constructive to its `judges`"
         )
     for step in ("instruction", "benign", *(["instruction_tag"] if recipe.instruction_tag else [])):
         recipe.tuning(step)  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ def answer_with_expert(
     chat = bool(base.tokenizer.chat_template) if options.chat is None else options.chat
     if not chat and options.system is not None:
         raise RecipeError("a system message needs a chat: the prompts here are texts to continue")
-    asked = [NgsdPrompt.ask(p.text, options.system) if chat else NgsdPrompt(text=p.text) for p in prompts]
+    asked = [NgsdPrompt.ask(p.text, options.system) if chat else NgsdPrompt(text=p.text, plain=True) for p in prompts]
     settings = NgsdSettings(
         max_new_tokens=options.max_new_tokens, strength=strength, max_rows=options.batch_rows
     )  # fmt: skip

@@ -1,12 +1,12 @@
 """A model with its tokenizer, prompts in each family's own chat template, and what has to fit before anything is decoded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from classifiers.errors import DataError, ModelError
 from decoding.ngsd.cached_model import context_length
-from decoding.prompt_encoding import encode_chat
+from decoding.prompt_encoding import encode_chat, encode_completion
 
 # Stands for a request while a template is taken apart.
 _PLACE = "safetrove-request-place"
@@ -77,11 +77,16 @@ class ChatModel:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A chat and how its answer begins; or, instead of both, a text that both models go on with."""
+    """A chat and how its answer begins; or, instead of both, a text that both models go on with.
+
+    plain: the text is a user's own: it stands behind the start token, and nothing in it becomes special. Else it is a text as
+    the models read it, with all special tokens spelled out.
+    """
 
     messages: tuple[Mapping[str, str], ...] = ()
     prefill: str = ""
     text: str | None = None
+    plain: bool = False
 
     @classmethod
     def ask(cls, request: str, system: str | None = None, prefill: str = "") -> "Prompt":
@@ -109,12 +114,14 @@ def encode(
     new_tokens: int,
     what: str = "prompt",
     remedy: str = "lower max_new_tokens or shorten the prompt",
+    plain: Collection[int] = (),
 ) -> list[list[int]]:
-    """Token ids of rendered prompts, no special ids added. Raises DataError for a prompt without tokens or beyond the context."""
-    if side.tag_id() is not None:
-        encoded = [encode_chat(side.tokenizer, text, str(side.tag)) for text in texts]
-    else:
-        encoded = [list(side.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    """Token ids of rendered prompts, no special ids added; of those numbered in `plain` as of `Prompt.plain`. Raises DataError
+    for a prompt without tokens or beyond the context."""
+    encoded = [
+        encode_completion(side.tokenizer, text) if index in plain else _encode_rendered(side, text)
+        for index, text in enumerate(texts)
+    ]
     limit = context_length(side.model)
     for index, ids in enumerate(encoded):
         if not ids:
@@ -125,3 +132,9 @@ def encode(
                 f"{remedy}"
             )
     return encoded
+
+
+def _encode_rendered(side: ChatModel, text: str) -> list[int]:
+    if side.tag_id() is not None:
+        return encode_chat(side.tokenizer, text, str(side.tag))
+    return list(side.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -37,8 +37,9 @@ def generate(
     size = shared_vocabulary(base, expert)
     chats = [Prompt.ask(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     check_requests(chats)
+    plain = {index for index, chat in enumerate(chats) if chat.plain}
     ids = {
-        side: encode(model, [model.render(chat) for chat in chats], settings.max_new_tokens)
+        side: encode(model, [model.render(chat) for chat in chats], settings.max_new_tokens, plain=plain)
         for side, model in (("base", base), ("expert", expert))
     }
     ratings, strengths, rating_seconds = _strengths(base, chats, settings, rate)

@@ -15,7 +15,7 @@ from evaluation.results import read_result
 def compare_results(folders: Sequence[Path], output: Path) -> list[str]:
     """Writes comparison.md, .json, .html and .png; returns the table's lines and where the files are.
 
-    The first result is what the others are tested against. Raises RecipeError for a folder given twice, DataError for one
+    Without any measure there is nothing to draw: no .png then, nor that of an earlier comparison. The first result is what the others are tested against. Raises RecipeError for a folder given twice, DataError for one
     that holds no result.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
@@ -27,5 +27,10 @@ def compare_results(folders: Sequence[Path], output: Path) -> list[str]:
     write_whole(output / "comparison.md", table)
     write_json(output / "comparison.json", {"results": names, "rows": [row_as_json(row, names) for row in rows]})
     write_whole(output / "comparison.html", render_page(results, rows))
-    write_whole(output / "comparison.png", draw_bars(rows, names))
-    return [*table.splitlines(), *(str(output / f"comparison.{suffix}") for suffix in ("md", "json", "html", "png"))]
+    written = ["md", "json", "html"]
+    if rows:
+        write_whole(output / "comparison.png", draw_bars(rows, names))
+        written.append("png")
+    else:
+        (output / "comparison.png").unlink(missing_ok=True)
+    return [*table.splitlines(), *(str(output / f"comparison.{suffix}") for suffix in written)]

@@ -59,10 +59,12 @@ def comparison_rows(results: Sequence[Result]) -> list[Row]:
         notes = [""]
         for index in range(1, len(results)):
             note = _hindrance(results[0], results[index], key, entries[0], entries[index])
-            notes.append(note)
             first, second = _pairs(items[0], items[index], results[0], suite, attack, judge, measure)
+            if not note and not first:
+                note = "no prompt with a valid judgement in both"
+            notes.append(note)
             value_range = score_range(judge) if measure == "mean_score" else (0.0, 1.0)
-            tests.append(paired_test(first, second, value_range=value_range) if not note and first else None)
+            tests.append(None if note else paired_test(first, second, value_range=value_range))
         rows.append(Row(suite, attack, judge, measure, [found.get(key) for found in entries], tests, notes))
     return rows
 

@@ -128,7 +128,7 @@ class LlmJudge:
         if self.kind.template:
             _, _, number, digest = read_template(self.name)
         else:
-            number, digest = 1, OWN_FORMAT
+            number, digest = 2, OWN_FORMAT  # 2: "safe" with hazard codes is invalid
         return {
             "judge": self.name,
             "version": number,

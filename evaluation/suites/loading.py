@@ -156,6 +156,7 @@ def _prompts(description: SuiteDescription, rows: Iterable[Row], columns: Column
         text = str(row[columns.prompt] or "").strip()
         if not text:
             continue
+        _check_characters(description, row, named, origin, number)
         identifier = hashlib.sha256(text.encode()).hexdigest()[:16]
         seen[identifier] = seen.get(identifier, 0) + 1
         prompts.append(
@@ -168,6 +169,16 @@ def _prompts(description: SuiteDescription, rows: Iterable[Row], columns: Column
             )
         )
     return prompts
+
+
+def _check_characters(description: SuiteDescription, row: Row, named: Iterable[str], origin: str, number: int) -> None:
+    """Raises DataError for half a surrogate pair, which JSON can spell and no text can hold."""
+    for column in named:
+        if any("\ud800" <= character <= "\udfff" for character in str(row[column] or "")):
+            raise DataError(
+                f"suite {description.name}: {origin}, row {number}: {column!r} holds half a character (a lone surrogate, "
+                "such as \\ud83d in JSON), which is no text: write the whole character, or leave it out"
+            )
 
 
 def _kind(description: SuiteDescription, row: Row, columns: Columns, origin: str, number: int) -> PromptKind:

@@ -65,6 +65,27 @@ def test_an_expert_streams_its_answer(folder):  # noqa: F811
         answer_with_expert(model, model, [Prompt("1", "hello")], options(min_new_tokens=2), 0.5)
 
 
+def test_an_expert_reads_a_text_to_continue_as_the_other_decoders_do(folder, monkeypatch):  # noqa: F811
+    """Behind the start token, and with special tokens that the user spells out as ordinary pieces."""
+    from tokenizers.processors import TemplateProcessing
+
+    from decoding.ngsd import generation
+    from decoding.prompt_encoding import encode_completion
+    from safetrove.ngsd_answers import answer_with_expert
+
+    model, seen = load(folder), []
+    start = model.tokenizer.convert_tokens_to_ids("<|system|>")
+    behind = TemplateProcessing(single="<|system|> $A", special_tokens=[("<|system|>", start)])
+    model.tokenizer.backend_tokenizer.post_processor = behind
+    encode = generation.encode
+    monkeypatch.setattr(generation, "encode", lambda *a, **k: seen.append(encode(*a, **k)) or seen[-1])
+    text, asked = "Once <|end|> upon", options(decoder="ngsd", chat=False)
+    answer_with_expert(model, model, [Prompt("1", text)], asked, 0.5)
+    [greedy] = generate_answers(model, [Prompt("1", text)], options(chat=False))
+    assert seen == [[greedy.prompt_ids]] * 2 and greedy.prompt_ids == encode_completion(model.tokenizer, text)
+    assert greedy.prompt_ids[0] == start and model.tokenizer.eos_token_id not in greedy.prompt_ids
+
+
 def test_wrong_options(folder, tmp_path):  # noqa: F811
     file = tmp_path / "tokens.json"
     MagicTokens.generate().save(file)

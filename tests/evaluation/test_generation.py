@@ -103,6 +103,37 @@ def test_a_decoder_of_ones_own(folder, tmp_path):
         answer_locally([SuitePrompt("x", "new", "benign")], model, decoder, "chat", None, 0, kept, lambda *_: None)
 
 
+def test_a_decoder_of_ones_own_gets_the_same_batches_when_a_run_goes_on(folder, tmp_path):
+    class Counting:
+        """Answers depend on the batch, as roundings do."""
+
+        name = "counting"
+
+        def __init__(self):
+            self.batches = []
+
+        def identity(self):
+            return {"decoder": self.name}
+
+        def generate(self, prompts):
+            self.batches.append(list(prompts))
+            return [f"{sorted(prompts).index(prompt)} of {len(prompts)}, {min(prompts)}" for prompt in prompts]
+
+    def answers(file):
+        decoder, seen = Counting(), []
+        kept = KeptAnswers(tmp_path / file)
+        found = answer_locally(PROMPTS, model, decoder, "chat", None, 0, kept, lambda *n: seen.append(n))
+        return found, decoder.batches, seen
+
+    model = load(folder, max_rows=5)
+    whole, batches, _ = answers("whole.jsonl")
+    lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "part.jsonl").write_text("".join(lines[:7] + lines[9:]))
+    again, repeated, seen = answers("part.jsonl")
+    assert again == whole and repeated == [batches[1]] and seen == [(21, 23), (23, 23)]
+    assert sorted((tmp_path / "part.jsonl").read_text().splitlines(keepends=True)) == sorted(lines)
+
+
 def test_sampling_depends_on_seed_and_prompt_not_on_the_batch(folder):
     rendered = [load(folder).render(prompt, "chat") for prompt in PROMPTS]
     together = load(folder, temperature=1.0, top_p=0.9).generate(rendered)
@@ -133,6 +164,15 @@ def test_a_prompt_that_is_too_long_says_so_without_its_text(folder):
     with pytest.raises(ModelError, match="600 tokens and an answer of 24 exceed the 512 positions") as raised:
         load(folder).generate(["z" * 600])
     assert "zzz" not in str(raised.value)
+
+
+def test_first_token_measures_take_prompts_up_to_the_last_position(folder):
+    model = load(folder)
+    assert model.next_token_logits(["z" * 512]).shape[0] == len(model.next_token_probability(["z" * 500], 0)) == 1
+    with pytest.raises(
+        ModelError, match="a prompt of 513 tokens exceeds the 512 positions of .*: leave that prompt out"
+    ):
+        model.next_token_logits(["z" * 513])
 
 
 def test_the_tag_ends_an_answer_and_is_seen_in_it(tmp_path):

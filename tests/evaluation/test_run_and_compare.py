@@ -147,6 +147,14 @@ def stored(folder, name, labels, **changes):
     return folder
 
 
+def describe(folder, name, kind, called=None):
+    """A suite of one prompt; `called`: another name than that of its files."""
+    (folder / f"{name}.txt").write_text("one prompt\n")
+    about = {"name": called or name, "title": "T", "kind": kind, "source": "test", "licence": "CC0"}
+    values = {**about, "file": {"name": f"{name}.txt", "columns": {"prompt": "prompt"}}}
+    (folder / f"{name}.yaml").write_text(json.dumps(values))
+
+
 class Page(HTMLParser):
     """Tags with attributes, and text inside and outside closed `details`."""
 
@@ -237,6 +245,45 @@ def test_equal_scores_and_differences_are_not_shown_as_certain(tmp_path):
     assert "| +0.000 (no interval: all differences are equal), n = 5 |" in unknown
     rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
     assert [row["tests_against_first"]["b"]["low"] for row in rows] == [pytest.approx(-0.434, abs=1e-3), None]
+
+
+def test_results_without_any_measure_have_no_figure(tmp_path):
+    folders = [stored(tmp_path / name, name, ["no"] * 8) for name in ("a", "b")]
+    compare_results(folders, tmp_path / "out")
+    for folder in folders:
+        result = read_result(folder)
+        write_result(folder, {**result.summary, "measures": []}, result.items)
+    lines = compare_results(folders, tmp_path / "out")
+    assert lines[-1].endswith("comparison.html") and not (tmp_path / "out" / "comparison.png").exists()
+
+
+def test_suites_of_which_no_judge_has_a_measure_are_refused_before_a_model_is_loaded(tmp_path):
+    describe(tmp_path, "calm", "benign")
+    wanted = load_recipe(None, ["model=nowhere", f"suites=[{tmp_path}/calm.yaml]", "judges=[safety_classifier]"])
+    with pytest.raises(RecipeError, match="suites calm hold benign prompts, of which judges safety_classifier have no"):
+        evaluate(wanted, tmp_path / "out")
+
+
+def test_a_comparison_without_common_valid_judgements_says_so(tmp_path):
+    first = stored(tmp_path / "a", "base", ["yes", None, None, None, None, "no", "no", "no"])
+    second = stored(tmp_path / "b", "tuned", [None, "yes", "no", "no", "no", "no", "no", "no"])
+    third = stored(tmp_path / "c", "others", ["yes"] * 5 + ["no"] * 3)
+    result = read_result(third)
+    write_result(third, result.summary, [replace(item, id=f"other {item.id}") for item in result.items])
+    table = "\n".join(compare_results([first, second, third], tmp_path / "out"))
+    why = "no prompt with a valid judgement in both"
+    assert table.count(f"| {why} |") == 2 and (tmp_path / "out" / "comparison.html").read_text().count(why) == 2
+    (row,) = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
+    assert row["notes"] == {"tuned": why, "others": why}
+
+
+def test_two_suites_of_one_name_are_refused(tmp_path):
+    describe(tmp_path, "mine", "harmful", called="own")
+    wanted = load_recipe(None, ["model=nowhere", f"suites=[own, {tmp_path}/mine.yaml]"])
+    with pytest.raises(
+        RecipeError, match=r"suites: own and .*mine.yaml both have the name 'own'; give the description"
+    ):
+        evaluate(wanted, tmp_path / "out")
 
 
 def test_a_name_that_looks_like_a_lengthened_one_stays_apart(tmp_path, monkeypatch):

@@ -84,6 +84,12 @@ def test_duplicates_keep_different_ids_and_samples_are_fixed(tmp_path):
             },
             "'label' is 'odd', which `kinds` does not explain",
         ),
+        ([{"prompt": "x"}, {"prompt": "x \ud83d"}], {}, "mine.json, row 2: 'prompt' holds half a character"),
+        (
+            [{"prompt": "\U0001f600", "of": "\udfff"}],
+            {"file": {"name": "mine.json", "columns": {"prompt": "prompt", "category": "of"}}},
+            "mine.json, row 1: 'of' holds half a character",
+        ),
         (
             [{"prompt": "x"}],
             {"file": {"name": "mine.json", "columns": {"prompt": "prompt"}, "sha256": "0" * 64}},

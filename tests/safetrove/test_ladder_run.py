@@ -221,6 +221,15 @@ def test_models_behind_a_server_have_no_ladder(corpus, tmp_path):
         load_ladder(recipe, [server])
 
 
+def test_judges_that_say_nothing_of_attacks_are_refused_before_anything_is_trained(tmp_path):
+    recipe = write_recipe(tmp_path, tmp_path)
+    judges = "evaluation.settings={judges: [{name: over_refusal, server: {url: 'http://127.0.0.1:9', model: m}}]}"
+    with pytest.raises(
+        RecipeError, match=r"judges of its evaluation \(over_refusal\) say nothing: add refusal_strings"
+    ):
+        load_ladder(recipe, [judges])
+
+
 def test_a_corpus_without_unsafe_originals_is_refused(tmp_path):
     recipe = write_recipe(tmp_path, make_corpus(tmp_path, unsafe=False), rungs=["raw", "score_0"])
     with pytest.raises(DataError, match="the source unsafe is empty: the corpus has no unsafe originals"):
