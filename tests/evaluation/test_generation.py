@@ -170,7 +170,7 @@ def test_first_token_measures_take_prompts_up_to_the_last_position(folder):
     model = load(folder)
     assert model.next_token_logits(["z" * 512]).shape[0] == len(model.next_token_probability(["z" * 500], 0)) == 1
     with pytest.raises(
-        ModelError, match="a prompt of 513 tokens exceeds the 512 positions of .*: leave that prompt out"
+        ModelError, match=r"a prompt of 513 tokens exceeds the 512 positions of .*: leave that prompt out"
     ):
         model.next_token_logits(["z" * 513])
 

@@ -208,7 +208,7 @@ def stop_on(recipe, rank):
     """Whether an iteration says that a stop was requested, when only `rank` got the signal; and without one."""
     with open_ranks(recipe) as ranks:
         training = Training(recipe, ranks, None)
-        return [training.iterate(lambda: sent and ranks.rank == rank).stop_requested for sent in (True, False)]
+        return [training.iterate(lambda sent=sent: sent and ranks.rank == rank).stop_requested for sent in (True, False)]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
