@@ -69,6 +69,14 @@ class Ranks:
         sums: list[float] = total.tolist()
         return sums
 
+    def any_rank(self, flag: bool) -> bool:
+        """Whether `flag` is true on one rank at least, tensor-parallel ones included; the same on every rank."""
+        if self.mesh is None:
+            return flag
+        highest = torch.tensor(int(flag), device=self.device)
+        distributed.all_reduce(highest, distributed.ReduceOp.MAX)
+        return bool(highest.item())
+
     def wait_for_all(self) -> None:
         """Return when every rank has come here."""
         if self.checkpoint_group is not None:

@@ -105,7 +105,8 @@ class Training:
         batches = self._batches.next()
         data_seconds = perf_counter() - begun
         counted = self.ranks.sum_over_data([sum(batch.counted_labels for batch in batches)])[0]
-        loss, stop = self.ranks.sum_over_data([self._accumulate_gradients(batches, counted), float(stop_requested())])
+        (loss,) = self.ranks.sum_over_data([self._accumulate_gradients(batches, counted)])
+        stop = self.ranks.any_rank(stop_requested())
         norm = self._clip()
         rate = learning_rate(state.updates + 1, recipe.schedule())
         skipped = not (math.isfinite(norm) and math.isfinite(loss))
@@ -118,7 +119,7 @@ class Training:
         self._count(loss)
         self._refuse_divergence(skipped)
         self._writer.publish_if_written()
-        return Iteration(loss, norm, rate, skipped, data_seconds, stop > 0)
+        return Iteration(loss, norm, rate, skipped, data_seconds, stop)
 
     def save(self) -> Path:
         """Begin to write a checkpoint of the present iteration; returns the folder that will hold it."""
