@@ -7,10 +7,10 @@ import argparse
 import os
 import sys
 
-from pretrain.errors import PretrainError, PretrainRecipeError
+from pretrain.errors import PretrainError
 from pretrain.loop import run
 from pretrain.megatron_command import megatron_script
-from pretrain.recipe import load_recipe
+from pretrain.recipe import load_recipe, read_overrides
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,22 +18,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pretrain", description=__doc__)
     parser.add_argument("recipe", help="YAML file, for example recipes/pretrain_demo.yaml")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key: model.layers=4"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key; the value is YAML: model.layers=4",
     )
     parser.add_argument(
         "--print-megatron", action="store_true", help="print Megatron-LM's commands for the same run, and train nothing"
     )
     given = parser.parse_args(arguments)
     try:
-        pairs = [item.partition("=") for item in given.set]
-        if wrong := [key for key, equals, _ in pairs if not equals]:
-            raise PretrainRecipeError(f"--set {wrong[0]}: expected KEY=VALUE")
+        overrides = read_overrides(given.set)
         if given.print_megatron:
-            print(megatron_script(load_recipe(given.recipe, {key: value for key, _, value in pairs})))
+            print(megatron_script(load_recipe(given.recipe, overrides)))
             return 0
         result = run(
             given.recipe,
-            {key: value for key, _, value in pairs},
+            overrides,
             lambda line: print(line, flush=True),
             terminal=sys.stdout.isatty(),
         )

@@ -1,6 +1,6 @@
 """The recipe of a training run: frozen, every key documented, unknown keys refused. Names follow Megatron's options."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -282,7 +282,7 @@ class PretrainRecipe(BaseModel):
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> PretrainRecipe:
     """The recipe at `path`, with `overrides` put in; a dotted key reaches inside: `{"model.layers": 4}`.
 
-    Raises `PretrainRecipeError` that names the file and each wrong key.
+    Values are taken as they are; `read_overrides` reads those of a command line. Raises `PretrainRecipeError` that names the file and each wrong key.
     """
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -299,6 +299,20 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     except ValidationError as error:
         wrong = [f"  {_name(problem['loc'])}: {problem['msg']}" for problem in error.errors()]
         raise PretrainRecipeError(f"{path} is wrong:\n" + "\n".join(wrong)) from error
+
+
+def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`key=value` texts of a command line as overrides for `load_recipe`; values are YAML. Raises `PretrainRecipeError`."""
+    values = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not key or not equals:
+            raise PretrainRecipeError(f"--set {override}: write it as key=value, for example --set model.layers=4")
+        try:
+            values[key] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError):  # ValueError: of a date that does not exist
+            raise PretrainRecipeError(f"--set {override}: the value is not YAML; put it in quotes") from None
+    return values
 
 
 def _name(location: tuple[int | str, ...]) -> str:

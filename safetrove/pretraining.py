@@ -4,15 +4,14 @@ import os
 import sys
 from pathlib import Path
 
-from pretrain.errors import PretrainRecipeError
 from pretrain.loop import PretrainResult, run
 from pretrain.megatron_command import megatron_script
-from pretrain.recipe import load_recipe
+from pretrain.recipe import load_recipe, read_overrides
 
 
 def run_pretraining(recipe: Path, overrides: list[str]) -> int:
     """Train by a recipe file with `key=value` overrides; 0 when the run has reached its last iteration."""
-    result = run(recipe, _pairs(overrides), lambda line: print(line, flush=True), terminal=sys.stdout.isatty())
+    result = run(recipe, read_overrides(overrides), lambda line: print(line, flush=True), terminal=sys.stdout.isatty())
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
         print(describe(result))
     return 0
@@ -20,15 +19,8 @@ def run_pretraining(recipe: Path, overrides: list[str]) -> int:
 
 def print_megatron_script(recipe: Path, overrides: list[str]) -> int:
     """Print Megatron-LM's commands for the run of a recipe file with `key=value` overrides; 0."""
-    print(megatron_script(load_recipe(recipe, _pairs(overrides))))
+    print(megatron_script(load_recipe(recipe, read_overrides(overrides))))
     return 0
-
-
-def _pairs(overrides: list[str]) -> dict[str, str]:
-    pairs = [item.partition("=") for item in overrides]
-    if wrong := [item for item, (_, equals, _) in zip(overrides, pairs, strict=True) if not equals]:
-        raise PretrainRecipeError(f"--set {wrong[0]}: write it as key=value, for example --set model.layers=4")
-    return {key: value for key, _, value in pairs}
 
 
 def describe(result: PretrainResult) -> str:

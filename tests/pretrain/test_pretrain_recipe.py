@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.__main__ import main
 from pretrain.errors import PretrainRecipeError
-from pretrain.recipe import ModelConfig, PretrainRecipe, load_recipe, model_shapes
+from pretrain.loop import PretrainResult
+from pretrain.recipe import ModelConfig, PretrainRecipe, load_recipe, model_shapes, read_overrides
+from safetrove.pretraining import run_pretraining
 
 DEMO = Path(__file__).resolve().parents[2] / "recipes" / "pretrain_demo.yaml"
+DONE = PretrainResult(None, None, 0, 8, 0)
 
 
 def test_demo_recipe_loads_with_overrides():
@@ -56,6 +60,40 @@ def test_mistakes_are_named(overrides, message):
     with pytest.raises(PretrainRecipeError, match=message) as caught:
         load_recipe(DEMO, {"train_iters": 60, **overrides})
     assert caught.value.exit_code == 2
+
+
+def test_values_of_the_command_line_are_yaml():
+    given = ["export=null", "weights={safe: 1}", "shard_ranks=null", "lr=1e-3", "model.layers=3", "save=a=b"]
+    recipe = load_recipe(DEMO, read_overrides(given))
+    assert (recipe.export, recipe.weights, recipe.shard_ranks) == (None, {"safe": 1.0}, None)
+    assert (recipe.lr, recipe.model.layers, recipe.save) == (1e-3, 3, Path("a=b"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lr", "--set lr: write it as key=value, for example --set model.layers=4"),
+        ("=4", "--set =4: write it as key=value"),
+        ("weights={safe: 1", "--set weights={safe: 1: the value is not YAML; put it in quotes"),
+        ("save=2026-13-01", "--set save=2026-13-01: the value is not YAML; put it in quotes"),
+    ],
+)
+@pytest.mark.parametrize("command", [main, lambda given: run_pretraining(DEMO, given[2::2])])
+def test_wrong_overrides_are_named(override, message, command, capsys):
+    try:
+        assert command([str(DEMO), "--set", override]) == 2
+        said = capsys.readouterr().err
+    except PretrainRecipeError as error:
+        said = str(error)
+    assert said.startswith(message)
+
+
+def test_both_commands_read_the_values_of_set_as_yaml(monkeypatch):
+    given = []
+    for command in ("pretrain.__main__", "safetrove.pretraining"):
+        monkeypatch.setattr(f"{command}.run", lambda recipe, overrides, *rest, **more: given.append(overrides) or DONE)
+    assert main([str(DEMO), "--set", "export=null"]) == run_pretraining(DEMO, ["export=null"]) == 0
+    assert given == [{"export": None}] * 2
 
 
 def test_unreadable_recipes(tmp_path):
