@@ -78,7 +78,7 @@ def pretrain(
         training = Training(recipe, ranks, start)
         blend = training.data.blend
         tokenizer = None if recipe.export is None else tokenizer_folder(recipe.data, blend)
-        held_out = None if recipe.validation is None else Validation(recipe, recipe.validation, blend.vocabulary_size)
+        held_out = None if recipe.validation is None else Validation(recipe, recipe.validation, blend)
         settings = recipe.tag_probability
         tagged = None if settings is None else TagProbability(recipe, settings, blend)
         begun_at = training.state.iteration

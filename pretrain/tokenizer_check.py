@@ -24,6 +24,21 @@ def check_corpus_tokenizer(blend_file: Path, blend: Blend) -> None:
         )
 
 
+def check_same_tokenizer(validation_file: Path, validation: Blend, training: Blend) -> None:
+    """Raises `PretrainDataError` where the held-out texts were written with another tokenizer than the training data."""
+    if validation.vocabulary_size != training.vocabulary_size:
+        raise PretrainDataError(
+            f"{validation_file} has a vocabulary of {validation.vocabulary_size}, the training data one of "
+            f"{training.vocabulary_size}: tokenise both with the same tokenizer"
+        )
+    ours, theirs = validation.tokenizer_sha256, training.tokenizer_sha256
+    if ours is not None and theirs is not None and ours != theirs:  # older corpora have none
+        raise PretrainDataError(
+            f"{validation_file} was written with a tokenizer of sha256 {ours[:12]}..., the training data with "
+            f"{theirs[:12]}...: tokenise both with the same tokenizer"
+        )
+
+
 def check_model_tokenizer(model_tokenizer: Path, blend_file: Path, blend: Blend) -> None:
     """Raises `PretrainDataError` where the corpus gives another id than the model to any token of the model's tokenizer.
 

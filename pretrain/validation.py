@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pretrain.batches import MicroBatch, micro_batch
-from pretrain.blend_file import load_blend
+from pretrain.blend_file import Blend, BlendSource, load_blend
 from pretrain.errors import PretrainDataError
+from pretrain.gpt_indices import EXTRA_TOKEN
 from pretrain.loss_mask import loss_mask
 from pretrain.recipe import PretrainRecipe
 from pretrain.source_samples import SourceSamples
+from pretrain.tokenizer_check import check_corpus_tokenizer, check_same_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,22 +22,20 @@ if TYPE_CHECKING:
 class Validation:
     """The first `eval_samples` samples of each source of the recipe's validation blend, the same ones every time.
 
-    Sources smaller than that are read again from their start. Raises `PretrainDataError` where the blend is missing, broken
-    or of another vocabulary than the training data.
+    Sources smaller than that are read again from their start, those that are empty or of weight 0 left out. Raises
+    `PretrainDataError` where the blend is missing, broken, too small or of another tokenizer than the training data.
     """
 
-    def __init__(self, recipe: PretrainRecipe, path: "Path", vocabulary_size: int) -> None:
+    def __init__(self, recipe: PretrainRecipe, path: "Path", training: Blend) -> None:
         blend = load_blend(path)
-        if blend.vocabulary_size != vocabulary_size:
-            raise PretrainDataError(
-                f"{path} has a vocabulary of {blend.vocabulary_size}, the training data one of {vocabulary_size}: tokenise "
-                "both with the same tokenizer"
-            )
+        check_corpus_tokenizer(path, blend)
+        check_same_tokenizer(path, blend, training)
+        measured = [source for source in blend.sources if source.tokens and source.weight]
+        _check_sizes(path, measured, recipe.seq_length)
         self._recipe, self._blend = recipe, blend
         self._sources = {
             source.name: SourceSamples(path.parent, source, blend, recipe.seq_length, recipe.eval_samples, recipe.seed)
-            for source in blend.sources
-            if source.tokens
+            for source in measured
         }
 
     def losses(self, training: "Training") -> dict[str, float]:
@@ -58,3 +58,16 @@ class Validation:
             for number, sample in zip(numbers, samples, strict=True)
         ]
         return micro_batch(np.stack(samples), np.stack(counts))
+
+
+def _check_sizes(path: "Path", sources: list[BlendSource], sequence_length: int) -> None:
+    if not sources:
+        raise PretrainDataError(
+            f"validation: {path} has no source with tokens and a weight above 0; give one a weight, or leave validation out"
+        )
+    for source in sources:
+        if source.tokens < sequence_length + EXTRA_TOKEN:
+            raise PretrainDataError(
+                f"validation: source {source.name} of {path} holds {source.tokens} tokens in all, less than one sample of "
+                f"{sequence_length} and its last label; hold out more of its texts, or give it weight 0 in that file"
+            )

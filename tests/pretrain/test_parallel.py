@@ -208,12 +208,13 @@ def stop_on(recipe, rank):
     """Whether an iteration says that a stop was requested, when only `rank` got the signal; and without one."""
     with open_ranks(recipe) as ranks:
         training = Training(recipe, ranks, None)
-        return [training.iterate(lambda sent=sent: sent and ranks.rank == rank).stop_requested for sent in (True, False)]
+        with_signal = training.iterate(lambda: ranks.rank == rank)
+        return with_signal.stop_requested, training.iterate().stop_requested
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_to_one_tensor_parallel_rank_stops_all(recipe, rank):
-    assert run_ranks(2, stop_on, recipe.model_copy(update={"tensor_parallel": 2}), rank) == [[True, False]] * 2
+    assert run_ranks(2, stop_on, recipe.model_copy(update={"tensor_parallel": 2}), rank) == [(True, False)] * 2
 
 
 @pytest.mark.parametrize(

@@ -49,12 +49,55 @@ def test_validation_measures_each_source_the_same_on_any_ranks(recipe, tmp_path)
     assert both[8] == {source: pytest.approx(loss, rel=1e-5) for source, loss in losses[8].items()}
 
 
-def test_validation_data_of_another_vocabulary_is_refused_before_the_first_step(recipe):
+def held_out(recipe, moral=None, **keys):
+    """Another blend file beside the training data's, with other keys and another source `moral`; and the recipe with it."""
+    blend = json.loads(recipe.data.read_text()) | keys
+    blend["sources"][1] |= moral or {}
     other = recipe.data.with_name("other.json")
-    other.write_text(json.dumps({**json.loads(recipe.data.read_text()), "vocabulary_size": 62}))
-    with pytest.raises(PretrainDataError, match="has a vocabulary of 62, the training data one of 61"):
-        pretrain(recipe.model_copy(update={"validation": other}), silent)
+    other.write_text(json.dumps(blend))
+    return recipe.model_copy(update={"validation": other})
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"vocabulary_size": 62}, "has a vocabulary of 62, the training data one of 61"),
+        (
+            {"tokenizer_sha256": "b" * 64},
+            r"other.json was written with a tokenizer of sha256 b{12}\.\.\., the training data with a{12}\.\.\.: tokenise both",
+        ),
+        (
+            {"moral": {"tokens": 16}},
+            "validation: source moral of .*other.json holds 16 tokens in all.* weight 0 in that",
+        ),
+        (
+            {"sources": [{"weight": 0}, {"tokens": 0}]},
+            "validation: .*other.json has no source with tokens and a weight",
+        ),
+    ],
+)
+def test_validation_data_that_does_not_fit_is_refused_before_the_first_step(recipe, keys, message):
+    blend = json.loads(recipe.data.read_text()) | {"tokenizer_sha256": "a" * 64}
+    recipe.data.write_text(json.dumps(blend))
+    if "sources" in keys:
+        keys = {"sources": [old | new for old, new in zip(blend["sources"], keys["sources"], strict=True)]}
+    with pytest.raises(PretrainDataError, match=message):
+        pretrain(held_out(recipe, **keys), silent)
     assert not recipe.save.exists()
+
+
+def test_the_tokenizer_beside_validation_data_is_compared(recipe):
+    (recipe.data.parent / "held_out").mkdir()
+    (recipe.data.parent / "held_out" / "tokenizer.json").write_text("{}")
+    with pytest.raises(
+        PretrainDataError, match=r"held_out/tokenizer.json has sha256 .*other.json was written with c{12}"
+    ):
+        pretrain(held_out(recipe, tokenizer="held_out", tokenizer_sha256="c" * 64), silent)
+
+
+@pytest.mark.parametrize("moral", [{"weight": 0}, {"weight": 0, "shards": ["none/00000"]}, {"tokens": 0}])
+def test_sources_without_weight_or_tokens_are_not_measured(recipe, moral):
+    assert validation_losses(held_out(recipe, moral).model_copy(update={"train_iters": 5}))[5].keys() == {"safe"}
 
 
 def test_losses_of_a_run_that_diverges_end_neither_the_run_nor_the_json(recipe, monkeypatch):
