@@ -82,7 +82,7 @@ class LocalModel:
         """(indices, answers) of each batch as it is done. `wanted`: only these prompts; the others still decide which
         prompts share a batch, since bfloat16 rounds by the batch."""
         settings = self.settings
-        encoded = [self._encode(prompt) for prompt in prompts]
+        encoded = [self._encode(prompt, settings.max_new_tokens) for prompt in prompts]
         lengths = [len(ids) for ids in encoded]
         for batch in length_sorted_batches(lengths, settings.max_new_tokens, settings.batch_tokens, settings.max_rows):
             if wanted is not None and wanted.isdisjoint(batch):
@@ -111,7 +111,7 @@ class LocalModel:
     def _last_logits(self, prompts: Sequence[str], crop: bool = True) -> Iterator[tuple[int, np.ndarray]]:
         import torch
 
-        encoded = [self._encode(prompt) for prompt in prompts]
+        encoded = [self._encode(prompt, 0) for prompt in prompts]
         width = len(self.tokenizer) if crop else None
         batches = length_sorted_batches(list(map(len, encoded)), 0, self.settings.batch_tokens, self.settings.max_rows)
         with fixed_threads(self.settings.threads), torch.inference_mode():
@@ -145,15 +145,18 @@ class LocalModel:
         tagged = self.tag_id is not None and ids[-1:] == [self.tag_id]
         return text.removesuffix(HARMFULNESS_TAG) + HARMFULNESS_TAG if tagged else text
 
-    def _encode(self, prompt: str) -> list[int]:
+    def _encode(self, prompt: str, new_tokens: int) -> list[int]:
         ids: list[int] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if not ids:
             raise ModelError("a prompt has no tokens: a base model without a BOS token cannot continue an empty text")
-        if limit is not None and len(ids) + self.settings.max_new_tokens > limit:
+        if limit is not None and len(ids) + new_tokens > limit:
+            answer, remedy = "", ""
+            if new_tokens:
+                answer, remedy = f" and an answer of {new_tokens}", "lower generation.max_new_tokens or "
             raise ModelError(
-                f"a prompt of {len(ids)} tokens and an answer of {self.settings.max_new_tokens} exceed the {limit} positions "
-                f"of {self.reference.description}: lower generation.max_new_tokens or leave that prompt out"
+                f"a prompt of {len(ids)} tokens{answer} {'exceed' if new_tokens else 'exceeds'} the {limit} positions of "
+                f"{self.reference.description}: {remedy}leave that prompt out"
             )
         return ids
 

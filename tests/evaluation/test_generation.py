@@ -135,6 +135,15 @@ def test_a_prompt_that_is_too_long_says_so_without_its_text(folder):
     assert "zzz" not in str(raised.value)
 
 
+def test_first_token_measures_take_prompts_up_to_the_last_position(folder):
+    model = load(folder)
+    assert model.next_token_logits(["z" * 512]).shape[0] == len(model.next_token_probability(["z" * 500], 0)) == 1
+    with pytest.raises(
+        ModelError, match=r"a prompt of 513 tokens exceeds the 512 positions of .*: leave that prompt out"
+    ):
+        model.next_token_logits(["z" * 513])
+
+
 def test_the_tag_ends_an_answer_and_is_seen_in_it(tmp_path):
     model = load(save_tiny_model(tmp_path, tag=True))
     with torch.no_grad():
