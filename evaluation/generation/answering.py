@@ -1,6 +1,6 @@
 """The answers of a model to a suite: those that are kept are not generated again, new ones are kept batch by batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,26 +47,34 @@ def answer_locally(
     rendered = [model.render(prompt, form, system, prefill_tokens) for prompt in prompts]
     identity = (decoder or model).identity()
     keys = [answer_key(model.model_identity(), identity, text) for text in rendered]
-    missing = [index for index, key in enumerate(keys) if key not in kept]
+    missing = frozenset(index for index, key in enumerate(keys) if key not in kept)
     done = len(keys) - len(missing)
     on_progress(done, len(keys))
-    if decoder is None:
-        for indices, answers in model.generate_batches(rendered, frozenset(missing)):
-            done += len(set(indices) & set(missing))
-            kept.add((keys[i], text) for i, text in zip(indices, answers, strict=True) if keys[i] not in kept)
-            on_progress(done, len(keys))
-    else:
-        missing.sort(key=lambda index: (-len(rendered[index]), index))
-        rows = model.settings.max_rows
-        for start in range(0, len(missing), rows):
-            indices = missing[start : start + rows]
-            answers = decoder.generate([rendered[i] for i in indices])
-            if len(answers) != len(indices):
-                raise ModelError(f"decoder {decoder.name} gave {len(answers)} answers to {len(indices)} prompts")
-            kept.add((keys[i], text) for i, text in zip(indices, answers, strict=True))
-            done += len(indices)
-            on_progress(done, len(keys))
+    batches = (
+        model.generate_batches(rendered, missing)
+        if decoder is None
+        else _decoder_batches(decoder, rendered, missing, model.settings.max_rows)
+    )
+    for indices, answers in batches:
+        done += len(missing.intersection(indices))
+        kept.add((keys[i], text) for i, text in zip(indices, answers, strict=True) if keys[i] not in kept)
+        on_progress(done, len(keys))
     return [kept[key] for key in keys]
+
+
+def _decoder_batches(
+    decoder: Decoder, prompts: Sequence[str], wanted: frozenset[int], rows: int
+) -> Iterator[tuple[list[int], list[str]]]:
+    """As `LocalModel.generate_batches`: prompts that are not wanted still decide which ones share a batch."""
+    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+    for start in range(0, len(order), rows):
+        indices = order[start : start + rows]
+        if wanted.isdisjoint(indices):
+            continue
+        answers = decoder.generate([prompts[i] for i in indices])
+        if len(answers) != len(indices):
+            raise ModelError(f"decoder {decoder.name} gave {len(answers)} answers to {len(indices)} prompts")
+        yield indices, answers
 
 
 def answer_by_server(

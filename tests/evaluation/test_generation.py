@@ -103,6 +103,37 @@ def test_a_decoder_of_ones_own(folder, tmp_path):
         answer_locally([SuitePrompt("x", "new", "benign")], model, decoder, "chat", None, 0, kept, lambda *_: None)
 
 
+def test_a_decoder_of_ones_own_gets_the_same_batches_when_a_run_goes_on(folder, tmp_path):
+    class Counting:
+        """Answers depend on the batch, as roundings do."""
+
+        name = "counting"
+
+        def __init__(self):
+            self.batches = []
+
+        def identity(self):
+            return {"decoder": self.name}
+
+        def generate(self, prompts):
+            self.batches.append(list(prompts))
+            return [f"{sorted(prompts).index(prompt)} of {len(prompts)}, {min(prompts)}" for prompt in prompts]
+
+    def answers(file):
+        decoder, seen = Counting(), []
+        kept = KeptAnswers(tmp_path / file)
+        found = answer_locally(PROMPTS, model, decoder, "chat", None, 0, kept, lambda *n: seen.append(n))
+        return found, decoder.batches, seen
+
+    model = load(folder, max_rows=5)
+    whole, batches, _ = answers("whole.jsonl")
+    lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "part.jsonl").write_text("".join(lines[:7] + lines[9:]))
+    again, repeated, seen = answers("part.jsonl")
+    assert again == whole and repeated == [batches[1]] and seen == [(21, 23), (23, 23)]
+    assert sorted((tmp_path / "part.jsonl").read_text().splitlines(keepends=True)) == sorted(lines)
+
+
 def test_sampling_depends_on_seed_and_prompt_not_on_the_batch(folder):
     rendered = [load(folder).render(prompt, "chat") for prompt in PROMPTS]
     together = load(folder, temperature=1.0, top_p=0.9).generate(rendered)
