@@ -76,7 +76,10 @@ def measure_tag_probability(
 
 
 def _beginning(text: str, characters: int) -> str:
-    return text if len(text) <= characters else text[: characters + 1].rsplit(maxsplit=1)[0][:characters]
+    if len(text) <= characters:
+        return text
+    parts = text[: characters + 1].rsplit(maxsplit=1)
+    return (parts[0] if parts else text)[:characters]  # white space alone has no word to cut after
 
 
 def _auroc_interval(chance: np.ndarray, positive: np.ndarray, seed: int) -> Estimate:

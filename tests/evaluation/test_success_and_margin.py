@@ -217,6 +217,8 @@ def test_tag_probability_by_level():
 
     found = measure_tag_probability([("one two three", 0), ("four", 3)], probability, characters=9)
     assert asked == ["one two", "four"] and found.levels[0].value == 0.007
+    measure_tag_probability([(" \n" * 300 + " late", 0)], probability)
+    assert asked[2:] == [" \n" * 300], "white space alone, as long as asked for"
     assert report.levels[5].low < 0.05 < report.levels[5].high, "one document says little"
     with pytest.raises(ValueError, match="lie in"):
         tag_report([0], [1.5])
