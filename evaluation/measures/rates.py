@@ -11,7 +11,7 @@ from evaluation.measures.intervals import Estimate, bootstrap_mean, wilson_inter
 class Rate:
     """`estimate` over the valid judgements; `invalid`: judgements that could not be read, or answers that are missing;
     `worst`: the value if every invalid one counted against the model; `short_circuited`: answers that the tag ended, which
-    are in the estimate and count for neither side; `n`: all that were asked."""
+    are in the estimate of a rate and count for neither side, and are in no mean score; `n`: all that were asked."""
 
     estimate: Estimate
     n: int
@@ -34,8 +34,12 @@ def label_rate(verdicts: Sequence[Verdict], labels: frozenset[str], good: bool =
 
 
 def mean_score(verdicts: Sequence[Verdict], worst_score: float, score_range: tuple[float, float] | None = None) -> Rate:
-    """The mean score of the verdicts that have one, bootstrap interval. `worst_score`: what an invalid one would count;
-    `score_range`: of the judge's scores, for the interval where all of them are equal."""
+    """The mean score of the verdicts that have one, bootstrap interval: a mean over answers that were given. Answers that the
+    harmfulness tag ended have no score and are left out, in `worst` too, unlike in `label_rate`; `short_circuited` counts them.
+
+    `worst_score`: what an invalid one would count; `score_range`: of the judge's scores, for the interval where all of them
+    are equal.
+    """
     scored = [verdict.score for verdict in verdicts if verdict.label is not None and verdict.score is not None]
     cut = sum(verdict.label == SHORT_CIRCUIT for verdict in verdicts)
     invalid = sum(verdict.label is None for verdict in verdicts)

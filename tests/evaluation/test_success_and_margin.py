@@ -123,6 +123,9 @@ def test_rates_count_invalid_judgements_apart_and_never_as_safe():
     scores = [Verdict("answered", 1.0), Verdict("refused", 0.0), Verdict(None)]
     graded = mean_score(scores, worst_score=1.0)
     assert (graded.estimate.value, graded.invalid, graded.worst) == (0.5, 1, pytest.approx(2 / 3))
+    cut = mean_score([*scores, Verdict(SHORT_CIRCUIT), Verdict(SHORT_CIRCUIT)], worst_score=1.0)
+    assert (cut.estimate, cut.worst) == (graded.estimate, graded.worst), "the mean is over answers that were given"
+    assert (cut.short_circuited, cut.estimate.n, cut.n) == (2, 2, 5)
     equal = mean_score([Verdict("refused", 0.0)] * 7, worst_score=5.0, score_range=(0.0, 5.0)).estimate
     assert (equal.low, equal.high) == (0, pytest.approx(5 * wilson_interval(0, 7).high))
     assert math.isnan(label_rate([Verdict(None)], frozenset({"yes"})).estimate.value)
