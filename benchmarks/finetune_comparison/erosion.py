@@ -156,7 +156,8 @@ def _sweep(
 def _trade(
     measured: dict[str, list[dict[str, Any]]], swept: Sequence[dict[str, Any]], rate: float
 ) -> dict[str, list[tuple[float, float, str]]]:
-    """Method -> (benign loss, share of harmful prompts refused, learning rate and weight) of every tuning."""
+    """Method -> (benign loss, share of harmful prompts refused, learning rate and weight) of every tuning that did not
+    diverge, by learning rate."""
     points: dict[str, list[tuple[float, float, str]]] = {}
     for label, runs in measured.items():
         if label != ALIGNED:
@@ -166,9 +167,9 @@ def _trade(
                 (loss, refusal_share(runs, HARMFUL).value, " ".join(filter(None, [f"{rate:g}", weight])))
             )
     for row in swept:
-        if row["harmful"] is not None:
+        if not row["diverged"]:
             points[row["arm"]].append((row["benign_loss"], row["harmful"]["value"], f"{row['rate']:g}"))
-    return points
+    return {name: sorted(found, key=lambda point: float(point[2].split()[0])) for name, found in points.items()}
 
 
 def _numbers(

@@ -103,14 +103,14 @@ def compare_steering(
 
 
 def _trade(measured: dict[str, list[dict[str, Any]]], rate: float) -> dict[str, list[tuple[float, float, str]]]:
-    """Loss -> (KL on harmless answers, share of harmful prompts refused, learning rate) of every arm."""
+    """Loss -> (KL on harmless answers, share of harmful prompts refused, learning rate) of every arm, by learning rate."""
     points: dict[str, list[tuple[float, float, str]]] = {}
     for label, runs in measured.items():
         name, _, other = label.partition(", lr ")
         if name != START:
             kl = statistics.fmean(_distances(runs, "answer"))
             points.setdefault(name, []).append((kl, refusal_share(runs, HARMFUL).value, other or f"{rate:g}"))
-    return points
+    return {name: sorted(found, key=lambda point: float(point[2])) for name, found in points.items()}
 
 
 def _write_sets(folder: Path, texts: Path, sizes: SteeringSizes) -> dict[str, Path]:

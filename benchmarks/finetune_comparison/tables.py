@@ -96,7 +96,8 @@ def draw_shares(path: Path, title: str, groups: Mapping[str, Mapping[str, Estima
 
 
 def draw_trade(path: Path, points: Mapping[str, Sequence[tuple[float, float, str]]], cost: str, title: str) -> None:
-    """PNG of what refusal costs: name -> (cost, share refused, text beside the point); six names at most. cost: of its axis."""
+    """PNG of what refusal costs: name -> (cost, share refused, text beside the point); six names at most; lines
+    join the points of a name in their order. cost: of its axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -104,9 +105,7 @@ def draw_trade(path: Path, points: Mapping[str, Sequence[tuple[float, float, str
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     for (name, found), colour in zip(points.items(), _COLOURS[: len(points)], strict=True):
-        axis.plot(
-            *zip(*[point[:2] for point in sorted(found)], strict=True), "o-", color=colour, label=name, lw=1, ms=4
-        )
+        axis.plot(*zip(*[point[:2] for point in found], strict=True), "o-", color=colour, label=name, lw=1, ms=4)
         for loss, share, text in found:
             axis.annotate(text, (loss, share), xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
     axis.set(
