@@ -42,11 +42,13 @@ def plain_head(model: Any) -> Any:
     """
     import torch
 
+    from finetune.model_passes import eval_mode
+
     head = model.get_output_embeddings()
     if type(head) is not torch.nn.Linear or not hasattr(model, "get_decoder"):
         return None
     ids = torch.arange(min(4, head.out_features), device=head.weight.device)[None]
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), eval_mode(model):
         own = model(input_ids=ids, use_cache=False).logits
         ours = head(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
     return head if own.shape == ours.shape and torch.allclose(own, ours, atol=1e-4, rtol=1e-4) else None
@@ -86,7 +88,9 @@ class FrozenReader:
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
-        with _evaluating(self._model):
+        from finetune.model_passes import eval_mode
+
+        with eval_mode(self._model):
             if self._adapter is None:
                 yield
             else:
@@ -125,15 +129,3 @@ def narrowed(logits: "Tensor", reading: Reading) -> "Tensor":
     if reading.columns is None:
         return logits
     return logits.index_select(-1, torch.as_tensor(reading.columns, device=logits.device))
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Eval mode (no dropout); every submodule's flag is put back as it was, also after an exception."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag

@@ -136,6 +136,8 @@ def export_model(
             sync_file(path)
     # Moved away before it is deleted: a kill must not leave half an export under the name.
     replaced = temporary.with_suffix(".old")
+    if replaced.exists():  # of a process that was killed, with our number
+        shutil.rmtree(replaced)
     if destination.exists():
         destination.rename(replaced)
     temporary.replace(destination)

@@ -282,7 +282,8 @@ class PretrainRecipe(BaseModel):
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> PretrainRecipe:
     """The recipe at `path`, with `overrides` put in; a dotted key reaches inside: `{"model.layers": 4}`.
 
-    Values are taken as they are; `read_overrides` reads those of a command line. Raises `PretrainRecipeError` that names the file and each wrong key.
+    Values are taken as they are; `read_overrides` reads those of a command line. Raises `PretrainRecipeError` that names the
+    file and each wrong key.
     """
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

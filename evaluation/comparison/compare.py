@@ -15,8 +15,8 @@ from evaluation.results import read_result
 def compare_results(folders: Sequence[Path], output: Path) -> list[str]:
     """Writes comparison.md, .json, .html and .png; returns the table's lines and where the files are.
 
-    Without any measure there is nothing to draw: no .png then, nor that of an earlier comparison. The first result is what the others are tested against. Raises RecipeError for a folder given twice, DataError for one
-    that holds no result.
+    Without any measure there is nothing to draw: no .png then, nor that of an earlier comparison. The first result is what
+    the others are tested against. Raises RecipeError for a folder given twice, DataError for one that holds no result.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise RecipeError("evaluate compare: a folder is given twice; give each result once")

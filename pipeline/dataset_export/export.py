@@ -127,13 +127,18 @@ def export_kind(run: RunFolder, recipe: Recipe, kind: DraftKind, folder: Path) -
 
 
 _OURS = {"README.md", "data", YIELDS_FOLDER}
+_CARD_TAG = "safety-pretraining"  # of every card that `dataset_card` writes
 
 
 def _is_ours(folder: Path) -> bool:
     """Whether nothing lies there, or an earlier export and nothing else: it is replaced whole."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         return False
-    return not folder.exists() or {path.name for path in folder.iterdir()} <= _OURS
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if not names:
+        return True
+    card = folder / "README.md"
+    return names <= _OURS and card.is_file() and _CARD_TAG in card.read_text(encoding="utf-8", errors="replace")
 
 
 def _check_chain(run: RunFolder, chain: list[Manifest]) -> None:

@@ -1,6 +1,7 @@
 """Run one shard through datatrove: its pipeline, its task log, then the commit."""
 
 import errno
+from collections.abc import Iterator
 from typing import Any
 
 from classifiers.errors import DataError
@@ -58,15 +59,22 @@ def _run_alone(stage: Stage, shard: int, identity: dict[str, Any], progress: Pro
 def _told(stage: Stage, shard: int, error: BaseException) -> BaseException:
     if isinstance(error, OSError) and error.errno in _FULL:
         return _disk_full(stage, shard, error)
-    behind: BaseException | None = error
-    while behind is not None and not isinstance(behind, MemoryError):
-        behind = behind.__cause__ or behind.__context__
-    if behind is None:
+    if not any(isinstance(behind, MemoryError) for behind in _chain(error)):
         return error
     return ShardMemoryError(
         f"stage {stage.name}, shard {shard}: out of memory; lower execution.workers in the recipe, or raise the limit of the "
         "process (ulimit -v; with Slurm mem_per_cpu_gb)"
     )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and those behind it, each once: asyncio hands one error to several tasks, which makes chains with loops."""
+    seen: set[int] = set()
+    behind: BaseException | None = error
+    while behind is not None and id(behind) not in seen:
+        seen.add(id(behind))
+        yield behind
+        behind = behind.__cause__ or behind.__context__
 
 
 def _disk_full(stage: Stage, shard: int, error: OSError) -> DataError:

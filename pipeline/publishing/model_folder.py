@@ -73,8 +73,11 @@ def _local_base(folder: Path) -> list[str]:
     path = folder / "adapter_config.json"
     if not path.is_file():
         return []
-    base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not isinstance(base, str) or not base.startswith(("/", ".", "~")):
+    try:
+        base = dict(json.loads(path.read_text(encoding="utf-8"))).get("base_model_name_or_path")
+    except (ValueError, TypeError):
+        return [f"{path}: not a JSON object; save the adapter again"]
+    if not isinstance(base, str) or not (base.startswith(("/", ".", "~")) or Path(base).is_dir()):
         return []
     return [f"{path}: base_model_name_or_path is a folder of this machine; write the base's name on the Hub there"]
 

@@ -79,48 +79,38 @@ def answer_key_differs(model, kept):
     return len(kept) == before + 2
 
 
+class OwnDecoder:
+    """Answers a batch as it is told, and keeps the batches."""
+
+    def __init__(self, name, answer):
+        self.name, self.answer, self.batches = name, answer, []
+
+    def identity(self):
+        return {"decoder": self.name}
+
+    def generate(self, prompts):
+        self.batches.append(list(prompts))
+        return self.answer(prompts)
+
+
 def test_a_decoder_of_ones_own(folder, tmp_path):
-    class Shouting:
-        name = "shouting"
-
-        def __init__(self):
-            self.asked = []
-
-        def identity(self):
-            return {"decoder": self.name}
-
-        def generate(self, prompts):
-            self.asked += prompts
-            return [prompt.upper() for prompt in prompts]
-
-    model, decoder, kept = load(folder, max_rows=10), Shouting(), KeptAnswers(tmp_path / "a.jsonl")
+    decoder = OwnDecoder("shouting", lambda prompts: [prompt.upper() for prompt in prompts])
+    model, kept = load(folder, max_rows=10), KeptAnswers(tmp_path / "a.jsonl")
     found = answer_locally(PROMPTS, model, decoder, "completion", None, 0, kept, lambda *_: None)
-    assert found[3] == model.render(PROMPTS[3], "completion").upper() and len(decoder.asked) == 23
+    assert found[3] == model.render(PROMPTS[3], "completion").upper() and sum(map(len, decoder.batches)) == 23
     answer_locally(PROMPTS, model, decoder, "completion", None, 0, kept, lambda *_: None)
-    assert len(decoder.asked) == 23
-    decoder.generate = lambda prompts: []
+    assert sum(map(len, decoder.batches)) == 23
+    decoder.answer = lambda prompts: []
     with pytest.raises(ModelError, match="shouting gave 0 answers to 1 prompts"):
         answer_locally([SuitePrompt("x", "new", "benign")], model, decoder, "chat", None, 0, kept, lambda *_: None)
 
 
 def test_a_decoder_of_ones_own_gets_the_same_batches_when_a_run_goes_on(folder, tmp_path):
-    class Counting:
-        """Answers depend on the batch, as roundings do."""
-
-        name = "counting"
-
-        def __init__(self):
-            self.batches = []
-
-        def identity(self):
-            return {"decoder": self.name}
-
-        def generate(self, prompts):
-            self.batches.append(list(prompts))
-            return [f"{sorted(prompts).index(prompt)} of {len(prompts)}, {min(prompts)}" for prompt in prompts]
+    def by_batch(prompts):  # as roundings are
+        return [f"{sorted(prompts).index(prompt)} of {len(prompts)}, {min(prompts)}" for prompt in prompts]
 
     def answers(file):
-        decoder, seen = Counting(), []
+        decoder, seen = OwnDecoder("counting", by_batch), []
         kept = KeptAnswers(tmp_path / file)
         found = answer_locally(PROMPTS, model, decoder, "chat", None, 0, kept, lambda *n: seen.append(n))
         return found, decoder.batches, seen

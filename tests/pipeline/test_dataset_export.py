@@ -229,6 +229,9 @@ def test_what_is_not_whole_is_not_exported(tmp_path):
     with pytest.raises(DataError, match="something else lies here"):
         export_datasets(run, tmp_path / "out", ["refusal"])
     assert (tmp_path / "out" / "refusal" / "notes.txt").read_text() == "mine"
+    (tmp_path / "out" / "refusal" / "notes.txt").rename(tmp_path / "out" / "refusal" / "README.md")
+    with pytest.raises(DataError, match="something else lies here"):
+        export_datasets(run, tmp_path / "out", ["refusal"])
     (tmp_path / "link").symlink_to(tmp_path / "out" / "refusal")
     with pytest.raises(DataError, match="something else lies here"):
         export_kind(run, load_frozen_recipe(run), "refusal", tmp_path / "link")

@@ -11,6 +11,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from classifiers.errors import DataError
 from pipeline.executors.local import run_local
+from pipeline.executors.shard_run import run_shard
 from pipeline.manifest import Manifest, OutputFile, Rows, identity_difference, output_state
 from pipeline.recipe import parse_recipe
 from pipeline.run_folder import RunFolder
@@ -241,6 +242,21 @@ def test_a_worker_that_ran_out_of_memory_takes_no_other_shard(run):
     [message] = [value for kind, _, value in shown if kind == "failed"]
     assert message.startswith("stage count, shard 1: out of memory; lower execution.workers")
     assert read_failure(run, "count", 1) == message
+
+
+class TangledStage(CountStage):
+    """Its error has itself behind it, as asyncio's do where one error is handed to several tasks."""
+
+    def steps(self, task):
+        first, second = ValueError("first"), ValueError("second")
+        first.__context__, second.__context__ = second, first
+        raise first
+
+
+def test_an_error_with_itself_behind_it_is_told(run):
+    with pytest.raises(ValueError, match="first"):
+        run_shard(TangledStage("none", run), 0, {"inputs": {}})
+    assert "first" in read_failure(run, "count", 0)
 
 
 class StillbornStage(CountStage):
