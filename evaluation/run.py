@@ -19,6 +19,7 @@ from evaluation.measures.rates import Rate, label_rate, mean_score
 from evaluation.recipe import EvaluationRecipe
 from evaluation.results import Item, write_result
 from evaluation.suites import Suite, load_suite
+from evaluation.suites.description import check_names
 from rephrasers.harmfulness_tag import HARMFULNESS_TAG
 
 # What is going on, how much of it is done, how much there is.
@@ -42,8 +43,8 @@ def evaluate(
     DataError (suites), ModelError, DependencyError.
     """
     judges = [make_judge(choice, recipe.judge_server, recipe.generation.threads) for choice in recipe.judges]
+    check_names(recipe.suites)
     suites = [load_suite(name, recipe.suite_folder, recipe.limit) for name in recipe.suites]
-    _check_names(recipe.suites, suites)
     _check_measures(suites, judges)
     if make_decoder is None and recipe.decoder is not None:
         make_decoder = recipe.decoder.build
@@ -105,18 +106,6 @@ def _rates(judge: Judge, harmful: Sequence[Verdict], benign: Sequence[Verdict]) 
     if benign and judge.refusal_labels:
         rates.append(("over_refusal_rate", label_rate(benign, judge.refusal_labels)))
     return rates
-
-
-def _check_names(asked: Sequence[str], suites: Sequence[Suite]) -> None:
-    """Raises RecipeError where two suites have one name: their prompts would be measured as one suite's."""
-    first: dict[str, str] = {}
-    for said, suite in zip(asked, suites, strict=True):
-        if suite.name in first:
-            raise RecipeError(
-                f"suites: {first[suite.name]} and {said} both have the name {suite.name!r}; give the description of one of "
-                "them another `name`, or leave one out"
-            )
-        first[suite.name] = said
 
 
 def _check_measures(suites: Sequence[Suite], judges: Sequence[Judge]) -> None:

@@ -13,6 +13,7 @@ from evaluation.judges.choice import make_judge
 from evaluation.ladder.rungs import RUNGS
 from evaluation.recipe import EvaluationRecipe
 from evaluation.recipe import load_recipe as load_evaluation_recipe
+from evaluation.suites.description import check_names
 from finetune.recipe import load_recipe as load_finetune_recipe
 from finetune.sft_training import SftRecipe
 from pipeline.atomic_files import file_sha256
@@ -122,6 +123,7 @@ def load_ladder(path: Path, overrides: Sequence[str] = ()) -> LadderRecipe:
         raise RecipeError(
             f"{path}: the ladder evaluates the models that it trains: leave `server` out of the evaluation"
         )
+    check_names(evaluation.suites)
     if not any(make_judge(choice, evaluation.judge_server).attack_labels for choice in evaluation.judges):
         raise RecipeError(
             f"{path}: the ladder shows attack success, of which the judges of its evaluation "

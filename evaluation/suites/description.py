@@ -1,5 +1,6 @@
 """What is known of a suite: where it is from, under which licence, which columns, and what its prompts are."""
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Literal, Self
@@ -109,3 +110,17 @@ def find_description(name: str) -> tuple[SuiteDescription, Path]:
             f"there is no suite {name!r}; known: {', '.join(known_suites())}; or give the path of a description (.yaml)"
         )
     return known_suites()[name], FOLDER
+
+
+def check_names(suites: Iterable[str]) -> None:
+    """Raises RecipeError where two suites, given as to `find_description`, have one name: their prompts would be measured as
+    one suite's."""
+    first: dict[str, str] = {}
+    for said in suites:
+        name = find_description(said)[0].name
+        if name in first:
+            raise RecipeError(
+                f"suites: {first[name]} and {said} both have the name {name!r}; give the description of one of them another "
+                "`name`, or leave one out"
+            )
+        first[name] = said

@@ -230,6 +230,14 @@ def test_judges_that_say_nothing_of_attacks_are_refused_before_anything_is_train
         load_ladder(recipe, [judges])
 
 
+def test_suites_of_one_name_are_refused_before_anything_is_trained(tmp_path):
+    about = {"name": "own", "title": "T", "kind": "harmful", "source": "test", "licence": "CC0"}
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(json.dumps({**about, "file": {"name": "mine.txt", "columns": {"prompt": "prompt"}}}))
+    with pytest.raises(RecipeError, match=r"suites: own and .*mine\.yaml both have the name 'own'"):
+        load_ladder(write_recipe(tmp_path, tmp_path), [f"evaluation.settings={{suites: [own, {mine}]}}"])
+
+
 def test_a_corpus_without_unsafe_originals_is_refused(tmp_path):
     recipe = write_recipe(tmp_path, make_corpus(tmp_path, unsafe=False), rungs=["raw", "score_0"])
     with pytest.raises(DataError, match="the source unsafe is empty: the corpus has no unsafe originals"):
