@@ -232,10 +232,10 @@ def test_judges_that_say_nothing_of_attacks_are_refused_before_anything_is_train
 
 def test_suites_of_one_name_are_refused_before_anything_is_trained(tmp_path):
     about = {"name": "own", "title": "T", "kind": "harmful", "source": "test", "licence": "CC0"}
-    mine = tmp_path / "mine.yaml"
-    mine.write_text(json.dumps({**about, "file": {"name": "mine.txt", "columns": {"prompt": "prompt"}}}))
-    with pytest.raises(RecipeError, match=r"suites: own and .*mine\.yaml both have the name 'own'"):
-        load_ladder(write_recipe(tmp_path, tmp_path), [f"evaluation.settings={{suites: [own, {mine}]}}"])
+    other = tmp_path / "other.yaml"
+    other.write_text(json.dumps({**about, "file": {"name": "other.txt", "columns": {"prompt": "prompt"}}}))
+    with pytest.raises(RecipeError, match=r"suites: own and .*other\.yaml both have the name 'own'"):
+        load_ladder(write_recipe(tmp_path, tmp_path), [f"evaluation.settings={{suites: [own, {other}]}}"])
 
 
 def test_a_corpus_without_unsafe_originals_is_refused(tmp_path):
