@@ -69,4 +69,8 @@ def _observed(root: Path, work: Callable[[Observer], RunResult], force_stale: bo
         )
     elif not result.failed:
         print(f"\n{result.shards_run} shards done in {time.monotonic() - started:.0f} s: {root}")
+        if not status["complete"]:
+            print(
+                "what is stale or pending above, and the card, are as before: `safetrove run` with the recipe does the rest"
+            )
     return 1 if result.failed else 0

@@ -132,7 +132,8 @@ def test_a_shard_that_cannot_be_read_fails_alone_and_is_redone(tmp_path):
     assert f"safetrove rerun {tmp_path / 'run'} --stage ingest --failed" in process.stderr
     assert stages["documents"]["shards"]["done"] == 0
     (tmp_path / "in" / "two.parquet").write_bytes(whole)
-    safetrove("rerun", tmp_path / "run", "--stage", "ingest", "--failed")
+    again = safetrove("rerun", tmp_path / "run", "--stage", "ingest", "--failed").stdout
+    assert "`safetrove run` with the recipe does the rest" in again
     status = json.loads(safetrove("status", tmp_path / "run", "--json", expect=1).stdout)
     assert {stage["stage"]: stage["shards"]["done"] for stage in status["stages"]}["ingest"] == 3
 
