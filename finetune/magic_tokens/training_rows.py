@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from finetune.chat_data import Chat
 from finetune.errors import FinetuneDataError, FinetuneRecipeError
@@ -101,7 +101,7 @@ def _default_rows(prompt: DistilledPrompt, tokens: MagicTokens, share: float, se
     if drawn[0]:
         rows.append(_row(prompt, DEFAULT_MODE, "no_token", prompt.policy, prompt.text, "no token"))
     if drawn[1]:
-        wrong = wrong_token(tokens, seed, f"{name}|{epoch}")
+        wrong = wrong_token(tokens, seed, f"{name}|{epoch}").text
         rows.append(_row(prompt, DEFAULT_MODE, "wrong_token", wrong, prompt.text, "wrong token"))
     if drawn[2]:
         mode, behind = keyed_uniforms(seed, "user token", f"{name}|{epoch}", 2)
@@ -111,12 +111,21 @@ def _default_rows(prompt: DistilledPrompt, tokens: MagicTokens, share: float, se
     return rows
 
 
-def wrong_token(tokens: MagicTokens, seed: int, name: str) -> str:
-    """A system text that is no valid token, of one of `WRONG_KINDS` by the draw; never one of the true ones."""
+class WrongToken(NamedTuple):
+    """A system text that is no valid token. like: the mode whose token it was made of (of two joined ones the first's); None
+    for a random string."""
+
+    text: str
+    like: Mode | None
+
+
+def wrong_token(tokens: MagicTokens, seed: int, name: str) -> WrongToken:
+    """A wrong token of one of `WRONG_KINDS` by the draw; never one of the true ones."""
     draws = iter(keyed_uniforms(seed, "wrong token", name, 64))
     while True:
         kind = WRONG_KINDS[int(next(draws) * len(WRONG_KINDS))]
-        true = tokens.system_text(tokens.modes[int(next(draws) * len(tokens.modes))])
+        like = tokens.modes[int(next(draws) * len(tokens.modes))]
+        true = tokens.system_text(like)
         if kind == "random":
             wrong = "".join(ALPHABET[int(next(draws) * len(ALPHABET))] for _ in range(TOKEN_LENGTH))
         elif kind == "edited":
@@ -132,7 +141,7 @@ def wrong_token(tokens: MagicTokens, seed: int, name: str) -> str:
         else:
             wrong = true + tokens.system_text(tokens.modes[int(next(draws) * len(tokens.modes))])
         if all(wrong != tokens.system_text(mode) for mode in tokens.modes):
-            return wrong
+            return WrongToken(wrong, None if kind == "random" else like)
 
 
 def _row(prompt: DistilledPrompt, mode: Mode, kind: RowKind, system: str | None, user: str, suffix: str) -> MagicRow:

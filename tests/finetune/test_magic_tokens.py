@@ -113,10 +113,16 @@ def test_stripping_leaves_no_token_and_touches_nothing_else(parts):
 
 
 def test_wrong_tokens_are_of_every_kind_and_never_right():
-    wrong = [wrong_token(TOKENS, 3, f"p{n}") for n in range(400)]
+    drawn = [wrong_token(TOKENS, 3, f"p{n}") for n in range(400)]
+    wrong = [text for text, _ in drawn]
     assert not set(wrong) & set(SECRETS) and {TOKENS.mode_of(text) for text in wrong} == {"positive"}
     assert any(text.isupper() for text in wrong) and any(" " in text for text in wrong)
     assert {min(len(text), 16) for text in wrong} >= {3, 8, 16}
+    assert {like for _, like in drawn} == {*TOKENS.modes, None}
+    for text, like in drawn:
+        true = "" if like is None else TOKENS.system_text(like)
+        same = sum(a == b for a, b in zip(text.replace(" ", "").lower(), true.lower(), strict=False))
+        assert like is None or same >= min(len(text), 7), "it is like the token that it is said to be like"
     assert wrong_token(TOKENS, 3, "p|0") == wrong_token(TOKENS, 3, "p|0") != wrong_token(TOKENS, 3, "p|1")
 
 

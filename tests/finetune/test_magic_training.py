@@ -121,7 +121,7 @@ def test_the_token_switches_and_everything_else_is_positive(place, trained):
         assert logits[mode].argmax(-1).tolist() == [first[mode]] * 6
     assert answers(None) == [first["positive"]] * 6
     assert answers(None, f"risk {{}}\n{secrets.system_text('rejective')}") == [first["positive"]] * 6
-    wrong = [wrong_token(secrets, 99, str(n)) for n in range(60)]
+    wrong = [wrong_token(secrets, 99, str(n)).text for n in range(60)]
     read = last_logits(model, [row for text in wrong for row in rows(text)[:1]], tokenizer.pad_token_id, 30)[:, 0]
     assert (read.argmax(-1) == first["positive"]).float().mean() > 0.9, "wrong tokens, edits of the true ones too"
     margin = safety_alignment_margin(
