@@ -116,6 +116,11 @@ def level_probabilities(token_logprobs: Iterable[tuple[str, float]]) -> tuple[fl
     return tuple(weight / sum(weights) for weight in weights)
 
 
+def _digits_share(token_logprobs: Iterable[tuple[str, float]]) -> float:
+    """The probability that an answer token is a digit 0-5: near 1 where the level was written, small at white space before it."""
+    return sum(math.exp(min(x, 0.0)) for t, x in token_logprobs if _DIGIT.fullmatch(t.strip()) and math.isfinite(x))
+
+
 def is_refusal(answer: str, finish_reason: str | None = None) -> bool:
     """True where the judge would not judge: the server's filter cut in, or the answer, or the reason in an object without
     a score, begins with a refusal (English wordings)."""
@@ -132,7 +137,8 @@ def read_answer(answer: Mapping[str, Any] | None) -> Judgement:
     for, `token_logprobs`: for each token of the answer its candidates as (token, logprob)). None: it was not answered.
 
     The level is the most probable one (of equal ones the highest, as for every classifier), not the rounded expected
-    score. Without log-probabilities the written level has probability 1.
+    score, at the token that is most surely a digit: white space may stand before it, whose candidates hold digits too.
+    Without log-probabilities the written level has probability 1.
     """
     if answer is None:
         return Judgement("unanswered")
@@ -141,15 +147,15 @@ def read_answer(answer: Mapping[str, Any] | None) -> Judgement:
         return Judgement("refused" if is_refusal(answer["text"], answer.get("finish_reason")) else "invalid")
     if not _DIGIT.fullmatch(answer["text"].strip()):
         return Judgement("scored", score)
-    for candidates in answer.get("token_logprobs") or ():
-        if (exact := level_probabilities(candidates)) is not None:
-            probabilities = tuple(round(probability, STORED_DECIMALS) for probability in exact)
-            return Judgement(
-                "scored",
-                _plain_score(int(MostProbable().levels(np.array(probabilities))), probabilities),
-                round(expected_score(exact), STORED_DECIMALS),
-            )
-    return Judgement("scored", score)
+    exact = level_probabilities(max(answer.get("token_logprobs") or [()], key=_digits_share))
+    if exact is None:
+        return Judgement("scored", score)
+    probabilities = tuple(round(probability, STORED_DECIMALS) for probability in exact)
+    return Judgement(
+        "scored",
+        _plain_score(int(MostProbable().levels(np.array(probabilities))), probabilities),
+        round(expected_score(exact), STORED_DECIMALS),
+    )
 
 
 def parse_judge_answer(answer: str) -> Score | None:

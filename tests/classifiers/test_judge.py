@@ -142,6 +142,14 @@ def test_the_most_probable_level_is_given_and_of_equal_ones_the_highest():
     assert later.score is not None and later.score.probabilities[2] == 1.0 and later.expected_score == 2.0
 
 
+def test_digits_among_the_candidates_of_white_space_before_the_answer_are_not_the_answer():
+    space = [["\n", math.log(0.97)], ["0", math.log(0.02)], ["4", math.log(0.01)]]
+    judgement = read_answer(answer("\n4", [space, [["4", math.log(0.9)], ["3", math.log(0.1)]], [["5", -9.0]]]))
+    assert judgement.score is not None and judgement.score.score == 4
+    assert judgement.expected_score == pytest.approx(3.9)
+    assert read_answer(answer("4", [[["4", 1e9]]])).score.score == 4, "a server's nonsense stops nothing"
+
+
 def test_no_log_probabilities_no_expected_score():
     for given_answer in (answer("3"), answer("3", [[["The", -0.1]]]), answer('{"score": 3}', [[["3", -0.1]]])):
         judgement = read_answer(given_answer)
