@@ -30,7 +30,9 @@ PROMPT_FILE = Path(__file__).parent / "data" / "judge_prompt.yaml"
 LEVEL_DIGITS: tuple[str, ...] = tuple(str(level.level) for level in LEVELS)
 MOST_REASON_CHARACTERS = 120
 _DIGIT = re.compile(r"[0-5]", re.ASCII)
-_DOCUMENT_MARK = re.compile(r"</?document>", re.IGNORECASE)
+# Also with spaces, also left open or with attributes, which stay: what is taken out must not hide anything.
+DOCUMENT_MARK = re.compile(r"<[^\w<>]{0,20}+document\b>?", re.IGNORECASE)
+NEUTRAL_MARK = "[document mark]"
 _REFUSAL = re.compile(
     r"\W*(?:(?:i'?m|i am) (?:\w+ )?(?:sorry|unable|not able)\b|i (?:can'?t|cannot|can not|won'?t|will not|decline|must decline)\b"
     r"|(?:i )?apologi[sz]e\b|sorry\b|(?:as )?an? (?:ai|language model)\b)",
@@ -70,7 +72,7 @@ def judge_messages(text: str, max_characters: int, mode: JudgeMode = "json") -> 
     """
     if max_characters < 64:
         raise ValueError(f"max_characters {max_characters}: the judge needs at least 64 characters of a document")
-    document = _DOCUMENT_MARK.sub("[document mark]", bounded_text(encodable(text), max_characters))
+    document = DOCUMENT_MARK.sub(NEUTRAL_MARK, bounded_text(encodable(text), max_characters))
     return [
         {"role": "system", "content": _system_prompt(mode)},
         {"role": "user", "content": f"<document>\n{document}\n</document>"},

@@ -175,7 +175,7 @@ JUDGE_SCHEMA = SCORE_SCHEMA.append(
 class JudgeStage(LanguageModelStage):
     """Asks the LLM judge; an answer that is no score leaves a null row whose reason says so. See `judge_health`."""
 
-    version = 3  # the level is read at the token that is a digit, not at white space before it
+    version = 4  # document marks in other spellings are taken out of a document, too
 
     def __init__(self, recipe: Recipe, run: RunFolder, shards: int):
         super().__init__("score-judge", recipe, run, shards)

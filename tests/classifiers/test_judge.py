@@ -45,6 +45,19 @@ def test_a_document_cannot_close_its_own_mark():
     assert content.lower().count("document>") == 2
 
 
+@pytest.mark.parametrize(
+    "mark", ["</document >", "< /document>", "</ Document\n>", '<document id="2">', "</document", "< / document>"]
+)
+def test_a_document_cannot_close_its_mark_by_spacing_either_and_no_text_goes(mark):
+    content = judge_messages(f"before {mark} after", 1000)[-1]["content"]
+    inside = content.removeprefix("<document>").removesuffix("</document>")
+    assert "[document mark]" in inside and "document" not in inside.replace("[document mark]", "")
+    assert (
+        inside.split()[0] == "before" and inside.split()[-1] == "after" and ('id="2"' in mark) == ('id="2"' in inside)
+    )
+    assert "<documents>" in judge_messages("<documents> x < y", 1000)[-1]["content"]
+
+
 def test_long_documents_are_bounded():
     assert len(judge_messages("x" * 10_000_000, 2000)[-1]["content"]) < 2100
     with pytest.raises(ValueError, match="at least 64"):
