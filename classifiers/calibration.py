@@ -175,7 +175,7 @@ def distil_and_calibrate(
     """Writes `gate.safetensors` and `calibration.json` into `folder`, and returns the calibration.
 
     `weights`: the folder that `classifiers` were loaded from, None for the shipped ones. `texts`: unlabelled, drawn as
-    the corpus is; `labelled`: more texts to distil from, in whatever mix. The gate is distilled from all of them; the
+    the corpus is; `labelled`: more texts to distil from, in whatever mix; those that are among `texts` count as such. The gate is distilled from all of them; the
     thresholds come from gates of which none has seen the text that it scores. That the final gate, distilled from more,
     is at least as good as those is an assumption, which `benchmarks.cascade_speed` checks on pages that the whole
     procedure has not seen. Raises as `calibrate`.
@@ -183,7 +183,12 @@ def distil_and_calibrate(
     fasttext, embedding = classifiers
     encoder = embedding.encoder
     texts = [text for text in texts if text.strip()]
-    teaching, other = teach(embedding, texts), teach(embedding, [text for text in labelled if text.strip()])
+    in_folds = {
+        "",
+        *(text.strip() for text in texts),
+    }  # what is labelled as well must not teach the gate that scores it
+    labelled = [text for text in labelled if text.strip() not in in_folds]
+    teaching, other = teach(embedding, texts), teach(embedding, labelled)
     others = [(other, np.arange(len(other.windows)))]
     features = token_features(token_vectors(encoder), [*teaching.windows, *other.windows])
     final = fit_gate(features, [*others, (teaching, np.arange(len(teaching.windows)))])
