@@ -185,6 +185,30 @@ def test_what_is_wrong_with_the_endpoint_costs_no_document():
     assert "rejected: HTTP 413" in str(refused.error)
 
 
+@pytest.mark.parametrize("header", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_pause_of_nothing_does_not_use_up_all_tries_at_once(monkeypatch, header):
+    """Retry-After 0, or the date of a server whose clock is behind ours: the request backs off by itself."""
+    waits = []
+
+    async def sleep(seconds):
+        waits.append(seconds)
+
+    async def refused(*_):
+        serving = Serving("http://gate:80", "stub", ModelReference("stub", "endpoint", "stub"), None)
+        client = GuardedClient(None, 0, settings("http://gate:80", max_attempts=4), serving)
+
+        async def answer(*_):
+            raise client._fault_of_status(httpx.Response(503, headers={"Retry-After": header}), Counter())
+
+        client._try = answer
+        await client._make_request({"messages": []})
+
+    monkeypatch.setattr("rephrasers.servers.endpoint.asyncio.sleep", sleep)
+    with pytest.raises(ServerError, match="4 attempts at one request"):
+        asyncio.run(refused())
+    assert len(waits) == 3 and all(wait >= 0.25 * 2**tries for tries, wait in enumerate(waits))
+
+
 def test_a_request_without_answer_times_out(tmp_path):
     with stub(0) as (url, _):
         step = AskLLM(ask_about, settings(url, request_timeout_seconds=0.3, max_attempts=1), tmp_path)
