@@ -13,6 +13,7 @@ import pytest
 from ask_in_process import ask_about
 from datatrove.data import Document
 from datatrove.pipeline.inference.types import ServerError
+from fault_stub import Reply, misbehaving
 
 from classifiers.errors import DataError, ModelError, RecipeError
 from rephrasers.answer_spill import AnswerSpill
@@ -207,6 +208,16 @@ def test_a_pause_of_nothing_does_not_use_up_all_tries_at_once(monkeypatch, heade
     with pytest.raises(ServerError, match="4 attempts at one request"):
         asyncio.run(refused())
     assert len(waits) == 3 and all(wait >= 0.25 * 2**tries for tries, wait in enumerate(waits))
+
+
+@pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": None, "completion_tokens": None}, {"prompt_tokens": "3"}, {}, None]
+)
+def test_an_answer_is_not_lost_for_what_the_server_does_not_count(tmp_path, usage):
+    choice = {"message": {"content": "An answer."}, "finish_reason": "stop"}
+    with misbehaving(lambda *_: Reply({"choices": [choice], "usage": usage})) as server:
+        [document] = AskLLM(ask_about, settings(server.url), tmp_path).run(documents("a"))
+    assert document.metadata["answer"]["text"] == "An answer."
 
 
 def test_a_request_without_answer_times_out(tmp_path):
