@@ -1,6 +1,8 @@
 """Training and evaluation commands on a few made-up rows: the same bytes twice, and messages that name the row."""
 
 import json
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +39,22 @@ def test_fasttext_training_repeats_byte_for_byte_and_learns(tmp_path):
     scores = FastTextClassifier.load(tmp_path / "one").score(["bread and jam", "you stupid idiots", "stolen cars"])
     assert [score.score for score in scores] == [0, 3, 4]
     assert [score.category for score in scores] == ["none", "profanity_insult", "non_violent_crimes"]
+
+
+def test_words_that_look_like_labels_of_fasttext_are_none(tmp_path, monkeypatch):
+    """A page about fastText: it must neither bring in a label that the rubric lacks nor be taught as another level."""
+    lines = []
+
+    def no_training(command, **_):
+        lines.append(Path(command[3]).read_text(encoding="utf-8"))
+        Path(command[4]).touch()
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("classifiers.training.fasttext_training.subprocess.run", no_training)
+    text = "A line begins with __label__positive or __label__1 there."
+    train_fasttext([LabelledText(text, 3, "profanity_insult", "made up")], tmp_path)
+    words = "a line begins with or there ."
+    assert lines == [f"__label__3 {words}\n", f"__label__profanity_insult {words}\n"]
 
 
 def test_rows_that_break_the_rules_are_named(tmp_path):
