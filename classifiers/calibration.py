@@ -220,7 +220,7 @@ def describe(calibration: Calibration) -> str:
 
 
 def read_all_texts(path: Path) -> list[str]:
-    """The `text` of each row: of JSON lines, or of a Parquet file or a folder of them. Raises DataError."""
+    """The `text` of each row: of JSON lines, or of a Parquet file or a folder of them; "" for null. Raises DataError."""
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.suffix == ".parquet" else []
     if not files:
         return read_texts(path)
@@ -230,9 +230,13 @@ def read_all_texts(path: Path) -> list[str]:
     texts: list[str] = []
     for file in files:
         try:
-            texts += pq.read_table(file, columns=["text"]).column("text").to_pylist()
+            column = pq.read_table(file, columns=["text"]).column("text")
         except (pa.ArrowInvalid, KeyError, OSError) as error:
             raise DataError(f"{file}: cannot be read as Parquet with a column `text` ({error})") from error
+        found = column.to_pylist()
+        if not all(isinstance(text, str | None) for text in found):
+            raise DataError(f"{file}: the column `text` holds {column.type}; expected strings")
+        texts += [text or "" for text in found]
     return texts
 
 

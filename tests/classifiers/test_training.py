@@ -13,7 +13,7 @@ from classifiers.fasttext_classifier import CATEGORY_FILE, LEVEL_FILE, FastTextC
 from classifiers.rubric import NEVER_TRAIN_CATEGORIES
 from classifiers.training.fasttext_training import train_fasttext, write_decision
 from classifiers.training.head_training import HARMLESS_SEEDS, class_weights, fit_one_against_rest, read_seeds
-from classifiers.training.labels import LabelledText, read_labels, read_texts
+from classifiers.training.labels import LabelledText, read_labels, read_pool, read_texts
 
 # Quantisation needs 256 known words: neutral ones that every class holds alike (no digits, which are masked).
 FILLER = [f"w{first}{second}" for first in "abcdefghijklmnopqrst" for second in "abcdefghijklmnopqrst"]
@@ -71,6 +71,17 @@ def test_rows_that_break_the_rules_are_named(tmp_path):
             read_labels(file)
     with pytest.raises(DataError, match="no such file"):
         read_texts(tmp_path / "absent.jsonl")
+
+
+@pytest.mark.parametrize("read", [read_labels, read_texts, read_pool])
+def test_a_file_in_another_encoding_is_named(tmp_path, read):
+    file = tmp_path / "latin.jsonl"
+    file.write_bytes('{"text": "café", "score": 0, "category": "none"}\n'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin\.jsonl: not UTF-8, behind line 0 .*save it as UTF-8"):
+        read(file)
+    file.write_text('{"text": "a", "score": %s, "category": "none"}\n' % ("1" * 5000))
+    with pytest.raises(DataError, match="line 1: not JSON"):
+        read(file)
 
 
 def test_class_weights_balance_the_classes():
