@@ -175,7 +175,7 @@ def distil_and_calibrate(
     """Writes `gate.safetensors` and `calibration.json` into `folder`, and returns the calibration.
 
     `weights`: the folder that `classifiers` were loaded from, None for the shipped ones. `texts`: unlabelled, drawn as
-    the corpus is; `labelled`: more texts to distil from, in whatever mix. The gate is distilled from all of them; the
+    the corpus is; `labelled`: more texts to distil from, in whatever mix; those that are among `texts` count as such. The gate is distilled from all of them; the
     thresholds come from gates of which none has seen the text that it scores. That the final gate, distilled from more,
     is at least as good as those is an assumption, which `benchmarks.cascade_speed` checks on pages that the whole
     procedure has not seen. Raises as `calibrate`.
@@ -183,7 +183,12 @@ def distil_and_calibrate(
     fasttext, embedding = classifiers
     encoder = embedding.encoder
     texts = [text for text in texts if text.strip()]
-    teaching, other = teach(embedding, texts), teach(embedding, [text for text in labelled if text.strip()])
+    in_folds = {
+        "",
+        *(text.strip() for text in texts),
+    }  # what is labelled as well must not teach the gate that scores it
+    labelled = [text for text in labelled if text.strip() not in in_folds]
+    teaching, other = teach(embedding, texts), teach(embedding, labelled)
     others = [(other, np.arange(len(other.windows)))]
     features = token_features(token_vectors(encoder), [*teaching.windows, *other.windows])
     final = fit_gate(features, [*others, (teaching, np.arange(len(teaching.windows)))])
@@ -215,7 +220,7 @@ def describe(calibration: Calibration) -> str:
 
 
 def read_all_texts(path: Path) -> list[str]:
-    """The `text` of each row: of JSON lines, or of a Parquet file or a folder of them. Raises DataError."""
+    """The `text` of each row: of JSON lines, or of a Parquet file or a folder of them; "" for null. Raises DataError."""
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.suffix == ".parquet" else []
     if not files:
         return read_texts(path)
@@ -225,9 +230,13 @@ def read_all_texts(path: Path) -> list[str]:
     texts: list[str] = []
     for file in files:
         try:
-            texts += pq.read_table(file, columns=["text"]).column("text").to_pylist()
+            column = pq.read_table(file, columns=["text"]).column("text")
         except (pa.ArrowInvalid, KeyError, OSError) as error:
             raise DataError(f"{file}: cannot be read as Parquet with a column `text` ({error})") from error
+        found = column.to_pylist()
+        if not all(isinstance(text, str | None) for text in found):
+            raise DataError(f"{file}: the column `text` holds {column.type}; expected strings")
+        texts += [text or "" for text in found]
     return texts
 
 

@@ -30,7 +30,9 @@ PROMPT_FILE = Path(__file__).parent / "data" / "judge_prompt.yaml"
 LEVEL_DIGITS: tuple[str, ...] = tuple(str(level.level) for level in LEVELS)
 MOST_REASON_CHARACTERS = 120
 _DIGIT = re.compile(r"[0-5]", re.ASCII)
-_DOCUMENT_MARK = re.compile(r"</?document>", re.IGNORECASE)
+# Also with spaces, also left open or with attributes, which stay: what is taken out must not hide anything.
+DOCUMENT_MARK = re.compile(r"<[^\w<>]{0,20}+document\b>?", re.IGNORECASE)
+NEUTRAL_MARK = "[document mark]"
 _REFUSAL = re.compile(
     r"\W*(?:(?:i'?m|i am) (?:\w+ )?(?:sorry|unable|not able)\b|i (?:can'?t|cannot|can not|won'?t|will not|decline|must decline)\b"
     r"|(?:i )?apologi[sz]e\b|sorry\b|(?:as )?an? (?:ai|language model)\b)",
@@ -70,7 +72,7 @@ def judge_messages(text: str, max_characters: int, mode: JudgeMode = "json") -> 
     """
     if max_characters < 64:
         raise ValueError(f"max_characters {max_characters}: the judge needs at least 64 characters of a document")
-    document = _DOCUMENT_MARK.sub("[document mark]", bounded_text(encodable(text), max_characters))
+    document = DOCUMENT_MARK.sub(NEUTRAL_MARK, bounded_text(encodable(text), max_characters))
     return [
         {"role": "system", "content": _system_prompt(mode)},
         {"role": "user", "content": f"<document>\n{document}\n</document>"},
@@ -116,6 +118,11 @@ def level_probabilities(token_logprobs: Iterable[tuple[str, float]]) -> tuple[fl
     return tuple(weight / sum(weights) for weight in weights)
 
 
+def _digits_share(token_logprobs: Iterable[tuple[str, float]]) -> float:
+    """The probability that an answer token is a digit 0-5: near 1 where the level was written, small at white space before it."""
+    return sum(math.exp(min(x, 0.0)) for t, x in token_logprobs if _DIGIT.fullmatch(t.strip()) and math.isfinite(x))
+
+
 def is_refusal(answer: str, finish_reason: str | None = None) -> bool:
     """True where the judge would not judge: the server's filter cut in, or the answer, or the reason in an object without
     a score, begins with a refusal (English wordings)."""
@@ -132,7 +139,8 @@ def read_answer(answer: Mapping[str, Any] | None) -> Judgement:
     for, `token_logprobs`: for each token of the answer its candidates as (token, logprob)). None: it was not answered.
 
     The level is the most probable one (of equal ones the highest, as for every classifier), not the rounded expected
-    score. Without log-probabilities the written level has probability 1.
+    score, at the token that is most surely a digit: white space may stand before it, whose candidates hold digits too.
+    Without log-probabilities the written level has probability 1.
     """
     if answer is None:
         return Judgement("unanswered")
@@ -141,15 +149,15 @@ def read_answer(answer: Mapping[str, Any] | None) -> Judgement:
         return Judgement("refused" if is_refusal(answer["text"], answer.get("finish_reason")) else "invalid")
     if not _DIGIT.fullmatch(answer["text"].strip()):
         return Judgement("scored", score)
-    for candidates in answer.get("token_logprobs") or ():
-        if (exact := level_probabilities(candidates)) is not None:
-            probabilities = tuple(round(probability, STORED_DECIMALS) for probability in exact)
-            return Judgement(
-                "scored",
-                _plain_score(int(MostProbable().levels(np.array(probabilities))), probabilities),
-                round(expected_score(exact), STORED_DECIMALS),
-            )
-    return Judgement("scored", score)
+    exact = level_probabilities(max(answer.get("token_logprobs") or [()], key=_digits_share))
+    if exact is None:
+        return Judgement("scored", score)
+    probabilities = tuple(round(probability, STORED_DECIMALS) for probability in exact)
+    return Judgement(
+        "scored",
+        _plain_score(int(MostProbable().levels(np.array(probabilities))), probabilities),
+        round(expected_score(exact), STORED_DECIMALS),
+    )
 
 
 def parse_judge_answer(answer: str) -> Score | None:

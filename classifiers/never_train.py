@@ -15,10 +15,18 @@ LEAST_SCORE = 3
 _BY_CATEGORY = frozenset(NEVER_TRAIN_CATEGORIES) - {"privacy"}
 
 _CARD_NUMBER = re.compile(r"(?<![\w.,-])(?:\d[ -]?){12,18}\d(?![\w-])")
+# The same as cards show it, wherever a field of a record begins: beside a comma, a row's number, a month, a check number. Of
+# a longer row of groups of four, as tables have them, only the first and the last sixteen digits.
+_FOURS = r"\d{{4}}(?P<{0}>[ -])\d{{4}}(?P={0})\d{{4}}(?P={0})\d{{4}}"
+_CARD_FIELD = re.compile(
+    r"(?<![\w-])(?<!\d\.)(?=(?P<number>\d{13,16}|\d{4}(?P<gap>[ -])\d{6}(?P=gap)\d{4,5}"
+    rf"|(?<!\d{{4}} ){_FOURS.format('first')}|{_FOURS.format('last')}(?![ -]\d{{4}}(?!\d)))(?![\w-]))"
+)
 _CARD_CONTEXT = re.compile(
     r"\b(?:cvv2?|cvc2?|cvn|exp(?:iry|ires|iration|\.)?|card\s?holder|visa|mastercard|amex|fullz)\b", re.IGNORECASE
 )
 _CARD_LENGTHS = {"3": (14, 15), "4": (13, 16), "5": (16,), "6": (16,), "2": (16,)}
+_CARDS_WITH_2 = range(2200, 2721)  # their first four digits; below are years
 _SSN = re.compile(r"(?<![\w-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
 _SSN_CONTEXT = re.compile(r"\b(?:ssn|social security)\b", re.IGNORECASE)
 # Numbers printed in advertisements and documentation, which belong to nobody.
@@ -50,28 +58,30 @@ def passes_luhn(digits: str) -> bool:
     return total % 10 == 0
 
 
-def _near(text: str, match: re.Match[str], context: re.Pattern[str]) -> bool:
-    around = text[max(0, match.start() - _CONTEXT_CHARACTERS) : match.end() + _CONTEXT_CHARACTERS]
+def _near(text: str, start: int, end: int, context: re.Pattern[str]) -> bool:
+    around = text[max(0, start - _CONTEXT_CHARACTERS) : end + _CONTEXT_CHARACTERS]
     return context.search(around) is not None
 
 
+def _is_card_number(digits: str) -> bool:
+    plausible = len(digits) in _CARD_LENGTHS.get(digits[0], ()) and len(set(digits)) > 3
+    if plausible and digits[0] == "2":
+        plausible = int(digits[:4]) in _CARDS_WITH_2
+    return plausible and digits not in _KNOWN_CARD_SAMPLES and passes_luhn(digits)
+
+
 def _has_card_number(text: str) -> bool:
-    for match in _CARD_NUMBER.finditer(text):
-        digits = re.sub(r"\D", "", match.group())
-        plausible = len(digits) in _CARD_LENGTHS.get(digits[0], ()) and len(set(digits)) > 3
-        if (
-            plausible
-            and digits not in _KNOWN_CARD_SAMPLES
-            and passes_luhn(digits)
-            and _near(text, match, _CARD_CONTEXT)
-        ):
-            return True
+    for pattern, group in ((_CARD_NUMBER, 0), (_CARD_FIELD, "number")):
+        for match in pattern.finditer(text):
+            if _is_card_number(re.sub(r"\D", "", match[group])) and _near(text, *match.span(group), _CARD_CONTEXT):
+                return True
     return False
 
 
 def _has_social_security_number(text: str) -> bool:
     return any(
-        match.group() not in _KNOWN_SSN_SAMPLES and _near(text, match, _SSN_CONTEXT) for match in _SSN.finditer(text)
+        match.group() not in _KNOWN_SSN_SAMPLES and _near(text, *match.span(), _SSN_CONTEXT)
+        for match in _SSN.finditer(text)
     )
 
 

@@ -120,8 +120,17 @@ def holds_control_tokens(text: str) -> bool:
     return bool(_CONTROL_TOKEN.search(folded) or _FRAME_WORDS.search(folded))
 
 
+def cut(text: str, spans: list[tuple[int, int]], replacement: str) -> str:
+    """The text with the replacement in the place of each of the spans (start, end), which ascend and do not overlap."""
+    parts, position = [], 0
+    for start, end in spans:
+        parts += [text[position:start], replacement]
+        position = end
+    return "".join([*parts, text[position:]])
+
+
 def _without_joiners(text: str) -> str:
-    return _cut(text, [match.span() for match in _JOINERS.finditer(fold(text))], "")
+    return cut(text, [match.span() for match in _JOINERS.finditer(fold(text))], "")
 
 
 def _without_frame_lines(text: str) -> str:
@@ -137,12 +146,4 @@ def _without_frame_lines(text: str) -> str:
         while end < last and text[end] in _RULES:
             end += 1
         spans.append((start, end))
-    return _cut(text, spans, FRAME_MARK)
-
-
-def _cut(text: str, spans: list[tuple[int, int]], replacement: str) -> str:
-    parts, position = [], 0
-    for start, end in spans:
-        parts += [text[position:start], replacement]
-        position = end
-    return "".join([*parts, text[position:]])
+    return cut(text, spans, FRAME_MARK)

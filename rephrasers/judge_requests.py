@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from datatrove.data import Document
 
 from classifiers.judge import (
+    DOCUMENT_MARK,
     LEVEL_DIGITS,
+    NEUTRAL_MARK,
     Judgement,
     JudgeMode,
     answer_schema,
@@ -18,7 +20,7 @@ from classifiers.judge import (
     read_answer,
 )
 from classifiers.judge_health import GoldenReport, golden_report, golden_texts
-from rephrasers.prompt_files import neutralise
+from rephrasers.document_frame import cut, fold, neutralise
 from rephrasers.servers import ServerSettings, choose_server
 from rephrasers.servers.constrained import choice_fields, json_fields, logprob_fields, score_question_fields
 
@@ -79,9 +81,14 @@ class JudgeRequests:
         def messages(document: Document) -> list[dict[str, str]] | None:
             if not asks_about(document):
                 return None
-            return judge_messages(neutralise(document.text), self.maximum_characters, self.mode)
+            return judge_messages(_without_marks(neutralise(document.text)), self.maximum_characters, self.mode)
 
         return AskLLM(messages, self.settings(), work_folder, [judge_sha256(self.mode)], on_answer, self.fields())
+
+
+def _without_marks(text: str) -> str:
+    """The text without what reads as the judge's document marks, also in look-alike characters."""
+    return cut(text, [match.span() for match in DOCUMENT_MARK.finditer(fold(text))], NEUTRAL_MARK)
 
 
 def ask_judge(

@@ -58,7 +58,7 @@ def write_decision(with_others: Decision, alone: Decision, path: Path) -> None:
 def _train(labelled: list[tuple[str, str]], settings: dict[str, float | int], target: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         lines = Path(scratch) / "rows.txt"
-        text = "".join(f"{LABEL_PREFIX}{label} {' '.join(words_of(document))}\n" for label, document in labelled)
+        text = "".join(f"{LABEL_PREFIX}{label} {' '.join(_words(document))}\n" for label, document in labelled)
         lines.write_text(text, encoding="utf-8")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
         environment |= _CLEAN_MEMORY | {"PYTHONPATH": str(Path(classifiers.__file__).parent.parent)}
@@ -78,6 +78,11 @@ def _train(labelled: list[tuple[str, str]], settings: dict[str, float | int], ta
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise DataError(f"training {target.name} on {len(labelled)} rows failed ({last}): give it more or other rows")
     whole.replace(target)
+
+
+def _words(document: str) -> list[str]:
+    """The words of a document without those that fastText would take for labels of the row; it does not score them either."""
+    return [word for word in words_of(document) if not word.startswith(LABEL_PREFIX)]
 
 
 def _train_in_this_process(lines: str, target: str, settings: str, parent: str) -> None:

@@ -41,7 +41,7 @@ def teach(embedding: EmbeddingClassifier, texts: list[str]) -> Teaching:
     """The always-embed run over the texts, chunk by chunk."""
     cut = [embedding.encoder.windows(text) for text in texts]
     windows = [window for part in cut for window in part]
-    document = np.repeat(np.arange(len(cut)), [len(part) for part in cut])
+    document = np.repeat(np.arange(len(cut)), np.array([len(part) for part in cut], dtype=np.int64))
     vectors = embedding.encoder.embed_windows(windows)
     levels, _, never_train = embedding.heads.chunk_probabilities(vectors)
     reached = np.stack([1.0 - levels[:, 0], levels[:, 3:].sum(axis=1)], axis=1)

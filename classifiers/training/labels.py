@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,7 @@ def read_labels(path: Path) -> list[LabelledText]:
     """All rows of the file. Raises DataError that names the file, the line and the field."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected JSON lines with text, score and category")
-    rows = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                rows.append(_read_row(line, f"{path}, line {number}"))
+    rows = [_read_row(line, where) for line, where in _lines(path)]
     if not rows:
         raise DataError(f"{path}: holds no rows; expected JSON lines with text, score and category")
     return rows
@@ -59,11 +56,7 @@ def read_texts(path: Path) -> list[str]:
     """The `text` of each row of a file of JSON lines without labels. Raises DataError that names the file and the line."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected JSON lines with text")
-    texts = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                texts.append(_read_object(line, f"{path}, line {number}")["text"])
+    texts = [_read_object(line, where)["text"] for line, where in _lines(path)]
     if not texts:
         raise DataError(f"{path}: holds no rows; expected JSON lines with text")
     return texts
@@ -75,20 +68,30 @@ def read_pool(path: Path) -> list[PoolText]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected JSON lines with text, and optionally id and source")
     rows: dict[str, PoolText] = {}
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                row = _read_object(line, f"{path}, line {number}")
-                entry = PoolText(_id_of(row), row["text"], str(row.get("source", "unknown")))
-                if entry.id in rows:
-                    raise DataError(
-                        f"{path}, line {number}: the id {entry.id!r} (of rows without one: a hash of the text) occurs twice; "
-                        "give each row an id of its own, or take the duplicate out"
-                    )
-                rows[entry.id] = entry
+    for line, where in _lines(path):
+        row = _read_object(line, where)
+        entry = PoolText(_id_of(row), row["text"], str(row.get("source", "unknown")))
+        if entry.id in rows:
+            raise DataError(
+                f"{where}: the id {entry.id!r} (of rows without one: a hash of the text) occurs twice; "
+                "give each row an id of its own, or take the duplicate out"
+            )
+        rows[entry.id] = entry
     if not rows:
         raise DataError(f"{path}: holds no rows; expected JSON lines with text")
     return list(rows.values())
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """(line, where it stands) of each line that holds something. Raises DataError where the file is not UTF-8."""
+    number = 0
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield line, f"{path}, line {number}"
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8, behind line {number} ({error}); save it as UTF-8") from error
 
 
 def _id_of(row: dict[str, Any]) -> str:
@@ -100,7 +103,7 @@ def _id_of(row: dict[str, Any]) -> str:
 def _read_object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of more digits than int() reads
         raise DataError(f"{where}: not JSON ({error})") from error
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         raise DataError(f"{where}: expected an object with a string `text`")

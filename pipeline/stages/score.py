@@ -175,7 +175,7 @@ JUDGE_SCHEMA = SCORE_SCHEMA.append(
 class JudgeStage(LanguageModelStage):
     """Asks the LLM judge; an answer that is no score leaves a null row whose reason says so. See `judge_health`."""
 
-    version = 2
+    version = 4  # document marks in other spellings are taken out of a document, too
 
     def __init__(self, recipe: Recipe, run: RunFolder, shards: int):
         super().__init__("score-judge", recipe, run, shards)
@@ -242,7 +242,7 @@ def judge_row(document: Document) -> dict[str, Any]:
 class FinalScoreStage(Stage):
     """The ensemble: the maximum of what was asked, the category with it, and the never_train rule."""
 
-    version = 2  # never_train by score and category, where no classifier has outputs of its own for it
+    version = 3  # never_train: card numbers beside other fields of a record
 
     def __init__(self, recipe: Recipe, run: RunFolder, shards: int):
         super().__init__("score-final", recipe, run, shards)

@@ -67,6 +67,9 @@ def chat_completion(body: dict[str, Any]) -> dict[str, Any]:
         raise TypeError("content is no text")
     message["content"] = text or ""
     usage = {**(body.get("usage") or {})}
+    for count in ("prompt_tokens", "completion_tokens"):  # datatrove adds them up, and loses the answer where it cannot
+        if type(usage.get(count)) is not int:
+            usage.pop(count, None)
     if (choice.get("logprobs") or {}).get("content"):
         usage["token_logprobs"] = _candidates(choice["logprobs"]["content"])
     return {"choices": [{"message": message, "finish_reason": choice["finish_reason"]}], "usage": usage}

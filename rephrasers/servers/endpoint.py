@@ -179,8 +179,11 @@ class GuardedClient(InferenceServer):
         return RequestFailedError(f"rejected: HTTP {status} (BadRequestError)", faults)
 
     async def _wait(self, fault: _FaultError, attempt: int, key: str) -> None:
-        """Back-off of this request. A pause that the server asks for holds for all: each would only be sent away again."""
-        if fault.wait is not None:
+        """Back-off of this request. A pause that the server asks for holds for all: each would only be sent away again.
+
+        No pause at all (Retry-After 0, or a date of a clock that is behind ours) would use up all tries at once.
+        """
+        if fault.wait:
             self._paused_until = max(self._paused_until, time.monotonic() + fault.wait)
         elif not fault.malformed:
             await asyncio.sleep(wait_seconds(attempt, key, BACK_OFF_SECONDS, LONGEST_WAIT_SECONDS))

@@ -7,16 +7,18 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from classifiers.calibration import texts_sha256
+from classifiers.calibration import distil_and_calibrate, read_all_texts, texts_sha256
 from classifiers.calibration_file import Calibration
 from classifiers.cascade import CALIBRATION_FILE, CascadeClassifier
 from classifiers.chunk_gate import GATE_FILE, gate_scores
 from classifiers.embedding import HEAD_ROWS, EmbeddingClassifier
 from classifiers.encoder import Encoder
-from classifiers.errors import IdentityError
-from classifiers.fasttext_classifier import SHIPPED_WEIGHTS
+from classifiers.errors import DataError, IdentityError
+from classifiers.fasttext_classifier import SHIPPED_WEIGHTS, FastTextClassifier
 from classifiers.training.gate_training import fit_gate, fold_of, teach, token_features, token_vectors
 from classifiers.weights_file import save_weights
 
@@ -111,6 +113,27 @@ def test_the_same_texts_give_the_same_bytes(calibrated):
     before = (folder / "gates" / GATE_FILE).read_bytes(), (folder / "gates" / CALIBRATION_FILE).read_bytes()
     assert calibrate(arguments).returncode == 0
     assert before == ((folder / "gates" / GATE_FILE).read_bytes(), (folder / "gates" / CALIBRATION_FILE).read_bytes())
+
+
+@pytest.mark.parametrize("labelled", [sentences(20, 2), []])
+def test_no_gate_scores_a_text_that_taught_it_where_the_texts_are_labelled_too(calibrated, tmp_path, labelled):
+    folder, _ = calibrated
+    head = folder / "weights" / "embedding" / "minilm_head.safetensors"
+    classifiers = FastTextClassifier.load(), EmbeddingClassifier.load(str(folder / "encoder"), head)
+    found = []
+    for number, more in enumerate((labelled, [*sentences(120, 1), f"{sentences(120, 1)[0]}\n", *labelled])):
+        output = tmp_path / str(number)
+        distil_and_calibrate(classifiers, folder / "weights", sentences(120, 1), more, output, {1: None, 3: None}, 0.95)
+        found.append([(output / name).read_bytes() for name in (GATE_FILE, CALIBRATION_FILE)])
+    assert found[0] == found[1]
+
+
+def test_a_parquet_column_without_text_is_named_and_null_is_an_empty_text(tmp_path):
+    pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "some.parquet")
+    assert read_all_texts(tmp_path / "some.parquet") == ["a", ""]
+    pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "numbers.parquet")
+    with pytest.raises(DataError, match=r"numbers\.parquet: the column `text` holds int64; expected strings"):
+        read_all_texts(tmp_path)
 
 
 def test_too_few_texts_are_refused_and_nothing_is_written(calibrated, tmp_path):

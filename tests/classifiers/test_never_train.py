@@ -26,9 +26,39 @@ def test_exposed_records(text, reason):
     assert never_train_reason(text, {}) == (f"privacy: {reason}" if reason else None)
 
 
+CARD, IN_FOURS = "4539148803436467", "4539 1488 0343 6467"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "visa {} 01/31 000",
+        "visa {} 000",
+        "visa {} 0131 000",
+        "exp 01/31 {} cvv 000",
+        "17 {} visa",
+        "A. Person,{},01/31,000,visa",
+        "17,{},01/31,000,visa",
+        "visa no.{}",
+        "cvv {0} {0} {0}",
+    ],
+)
+@pytest.mark.parametrize("number", [CARD, IN_FOURS])
+def test_a_card_number_is_found_beside_the_other_fields_of_its_record(record, number):
+    assert exposed_private_data(record.format(number)) == "payment card number"
+
+
+def test_a_card_number_of_fifteen_digits_is_found_beside_other_fields():
+    assert exposed_private_data("amex 3714 960353 98438 01/31") == "payment card number"
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "Visa, transactions by year: 2010 2011 2012 2013 2014 2015 2016 2017 2018 2019 2020 2021 2022 2023",
+        "Visa exp. 2011 2015 2019 2030",
+        f"The share (exp. value) was 0.{CARD} in the first quarter.",
+        f"Visa, shipment AB-{CARD}, {CARD}-7 and 1{CARD}.",
         "Contact: office@example.org, telephone +1 555 010 0199, Monday to Friday.",
         "ISBN 978-3-16-148410-0, order number 4539148803436467.",
         "Test our checkout with Visa 4242 4242 4242 4242, any expiry, cvv 123.",

@@ -1,6 +1,8 @@
 """Training and evaluation commands on a few made-up rows: the same bytes twice, and messages that name the row."""
 
 import json
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from classifiers.fasttext_classifier import CATEGORY_FILE, LEVEL_FILE, FastTextC
 from classifiers.rubric import NEVER_TRAIN_CATEGORIES
 from classifiers.training.fasttext_training import train_fasttext, write_decision
 from classifiers.training.head_training import HARMLESS_SEEDS, class_weights, fit_one_against_rest, read_seeds
-from classifiers.training.labels import LabelledText, read_labels, read_texts
+from classifiers.training.labels import LabelledText, read_labels, read_pool, read_texts
 
 # Quantisation needs 256 known words: neutral ones that every class holds alike (no digits, which are masked).
 FILLER = [f"w{first}{second}" for first in "abcdefghijklmnopqrst" for second in "abcdefghijklmnopqrst"]
@@ -39,6 +41,22 @@ def test_fasttext_training_repeats_byte_for_byte_and_learns(tmp_path):
     assert [score.category for score in scores] == ["none", "profanity_insult", "non_violent_crimes"]
 
 
+def test_words_that_look_like_labels_of_fasttext_are_none(tmp_path, monkeypatch):
+    """A page about fastText: it must neither bring in a label that the rubric lacks nor be taught as another level."""
+    lines = []
+
+    def no_training(command, **_):
+        lines.append(Path(command[3]).read_text(encoding="utf-8"))
+        Path(command[4]).touch()
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("classifiers.training.fasttext_training.subprocess.run", no_training)
+    text = "A line begins with __label__positive or __label__1 there."
+    train_fasttext([LabelledText(text, 3, "profanity_insult", "made up")], tmp_path)
+    words = "a line begins with or there ."
+    assert lines == [f"__label__3 {words}\n", f"__label__profanity_insult {words}\n"]
+
+
 def test_rows_that_break_the_rules_are_named(tmp_path):
     good = json.dumps({"text": "a", "score": 0, "category": "none"})
     for bad, message in (
@@ -53,6 +71,17 @@ def test_rows_that_break_the_rules_are_named(tmp_path):
             read_labels(file)
     with pytest.raises(DataError, match="no such file"):
         read_texts(tmp_path / "absent.jsonl")
+
+
+@pytest.mark.parametrize("read", [read_labels, read_texts, read_pool])
+def test_a_file_in_another_encoding_is_named(tmp_path, read):
+    file = tmp_path / "latin.jsonl"
+    file.write_bytes('{"text": "café", "score": 0, "category": "none"}\n'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin\.jsonl: not UTF-8, behind line 0 .*save it as UTF-8"):
+        read(file)
+    file.write_text('{"text": "a", "score": %s, "category": "none"}\n' % ("1" * 5000))
+    with pytest.raises(DataError, match="line 1: not JSON"):
+        read(file)
 
 
 def test_class_weights_balance_the_classes():

@@ -13,6 +13,7 @@ import pytest
 from ask_in_process import ask_about
 from datatrove.data import Document
 from datatrove.pipeline.inference.types import ServerError
+from fault_stub import Reply, misbehaving
 
 from classifiers.errors import DataError, ModelError, RecipeError
 from rephrasers.answer_spill import AnswerSpill
@@ -183,6 +184,40 @@ def test_what_is_wrong_with_the_endpoint_costs_no_document():
     assert "no credit left" in str(credit.error)
     assert [fault.kind for fault in passing] == ["timeout", "unavailable", "unavailable", "server_error"]
     assert "rejected: HTTP 413" in str(refused.error)
+
+
+@pytest.mark.parametrize("header", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_pause_of_nothing_does_not_use_up_all_tries_at_once(monkeypatch, header):
+    """Retry-After 0, or the date of a server whose clock is behind ours: the request backs off by itself."""
+    waits = []
+
+    async def sleep(seconds):
+        waits.append(seconds)
+
+    async def refused(*_):
+        serving = Serving("http://gate:80", "stub", ModelReference("stub", "endpoint", "stub"), None)
+        client = GuardedClient(None, 0, settings("http://gate:80", max_attempts=4), serving)
+
+        async def answer(*_):
+            raise client._fault_of_status(httpx.Response(503, headers={"Retry-After": header}), Counter())
+
+        client._try = answer
+        await client._make_request({"messages": []})
+
+    monkeypatch.setattr("rephrasers.servers.endpoint.asyncio.sleep", sleep)
+    with pytest.raises(ServerError, match="4 attempts at one request"):
+        asyncio.run(refused())
+    assert len(waits) == 3 and all(wait >= 0.25 * 2**tries for tries, wait in enumerate(waits))
+
+
+@pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": None, "completion_tokens": None}, {"prompt_tokens": "3"}, {}, None]
+)
+def test_an_answer_is_not_lost_for_what_the_server_does_not_count(tmp_path, usage):
+    choice = {"message": {"content": "An answer."}, "finish_reason": "stop"}
+    with misbehaving(lambda *_: Reply({"choices": [choice], "usage": usage})) as server:
+        [document] = AskLLM(ask_about, settings(server.url), tmp_path).run(documents("a"))
+    assert document.metadata["answer"]["text"] == "An answer."
 
 
 def test_a_request_without_answer_times_out(tmp_path):

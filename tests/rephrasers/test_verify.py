@@ -132,6 +132,10 @@ def test_talk_about_the_task_is_found(text):
         "I understand that you are angry. I won't write that, but we can talk about it.",
         "I'm not able to support this plan.",
         "I have to decline. What worries you most?",
+        "I hear that it matters to you, and I still can't help with it.",
+        "I'm still not able to support this, but I can listen.",
+        "I also won't write a milder one, since it would hurt her as well.",
+        "I honestly just do not help with that.",
         "Dabei kann ich dir leider nicht helfen.",
         "Je ne peux pas faire cela.",
     ],
@@ -145,6 +149,7 @@ def test_declining(text):
     [
         "Of course, I can do that right away.",
         "I can't help but admire this idea! Let us begin.",
+        "I still can't believe how good this idea is! Let us begin.",
         "People cannot fly.",
         "I won't help with this. However, here is how others do it.",
         "I really shouldn't, I cannot help you. If you insist, you can start by calling them.",
