@@ -369,7 +369,7 @@ def output_part(recipe: dict[str, Any]) -> dict[str, Any]:
     flat = flatten({key: value for key, value in recipe.items() if key not in ("execution", "output")})
     # what stops a run, not what it writes: a bound that was met may be raised in the same run folder
     flat = {key: value for key, value in flat.items() if not key.startswith("score.judge.health.")}
-    for key in ("score.fasttext.weights", "score.embedding.head"):
+    for key in _PATH_KEYS:
         if flat.get(key) is not None:  # given or not; the stages hash what lies there
             flat[key] = PurePath(flat[key]).name
     sources = flat.pop("sources", [])

@@ -201,6 +201,13 @@ def test_where_hashed_weights_lie_is_no_part_of_the_identity(tmp_path):
     }
 
 
+def test_where_a_calibration_lies_is_no_part_of_the_identity():
+    path = ROOT / "recipes" / "sample.yaml"
+    gates = ('score.cascade={calibration: "/a/gates"}', 'score.cascade={calibration: "/b/gates"}')
+    before, after = (output_part(plain(path, override)) for override in gates)
+    assert before == after and before["score.cascade.calibration"] == "gates"
+
+
 @pytest.mark.parametrize("override", ["sources.0.path=*.jsonl", "name=@x", "name=[a", "sources.0.id_column=2024-02-30"])
 def test_an_override_that_is_no_yaml_is_told(override):
     with pytest.raises(RecipeError, match=rf"--set {re.escape(override)}: the value is not YAML; put a text in quotes"):
