@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import fsspec
 
+from classifiers.chunks import encodable
 from classifiers.errors import DataError, RecipeError
 from pipeline.atomic_files import write_json
 from pipeline.recipe import Recipe, Source
@@ -73,6 +74,12 @@ def list_input_files(recipe: Recipe, frozen: Sequence[InputFile] = ()) -> list[I
     for position, source in enumerate(recipe.sources):
         pinned = [file for file in frozen if file.source == source.name] if source.format == "hub" else []
         found = pinned or (_hub_files(source) if source.format == "hub" else _plain_files(source))
+        odd = next((file.uri for file in found if encodable(file.uri) != file.uri), None)
+        if odd is not None:
+            raise RecipeError(
+                f"sources.{position}.path: {odd!a}: the file's name is not UTF-8, and the run's records could not hold "
+                "it; rename the file"
+            )
         if not found:
             raise RecipeError(
                 f"sources.{position}.path: {source.path}: no files there; give a file, a folder or a glob"

@@ -1,6 +1,7 @@
 """Where documents come from: files, folders, globs, data sets in the Hub's layout; a frozen list stays what it was."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,6 +136,12 @@ def test_local_files_beside_a_data_set_of_the_hub_are_looked_at_again(folder, mo
     (folder / "in" / "new.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match=r"new:.*new\.jsonl"):
         input_files(recipe, run)
+
+
+def test_a_file_whose_name_is_not_utf8_is_told(folder):
+    (folder / "in" / os.fsdecode(b"caf\xe9.jsonl")).write_text("{}\n")
+    with pytest.raises(RecipeError, match=r"sources\.0\.path: .*/in/caf\\udce9\.jsonl': the file's name is not UTF-8"):
+        list_input_files(recipe_of(folder, path="in"))
 
 
 def test_a_data_set_in_the_hubs_layout(tmp_path):
