@@ -15,6 +15,7 @@ from pipeline.report.run_summary import OPTIONAL_STAGES, missing_parts, writer_n
 from pipeline.report.tallies import Tally
 from pipeline.run_folder import RunFolder
 from pipeline.stages.order import build_stages
+from safetrove.cli import card as compare
 from tests.pipeline.stage_runs import small_recipe
 
 
@@ -43,6 +44,13 @@ def test_four_files_with_the_same_bytes_each_time(run: Path) -> None:
     build_card(run)
     assert before == {name: (report / name).read_bytes() for name in names}
     assert before["card.png"].startswith(b"\x89PNG") and len(before["card.png"]) > 20_000
+
+
+def test_two_runs_are_compared_without_a_change_to_either(run: Path, finished_run: Path, capsys) -> None:
+    before = sorted(path for folder in (run, finished_run) for path in folder.rglob("*"))
+    compare(["diff", str(run), str(finished_run)])
+    assert "B against A" in capsys.readouterr().out
+    assert sorted(path for folder in (run, finished_run) for path in folder.rglob("*")) == before
 
 
 def test_numbers_agree_with_the_tallies(finished_run: Path) -> None:
