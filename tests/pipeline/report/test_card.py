@@ -11,7 +11,7 @@ from classifiers.errors import DataError
 from pipeline.ingest.input_files import InputFile
 from pipeline.report import build_card
 from pipeline.report.card import card_data
-from pipeline.report.run_summary import OPTIONAL_STAGES, missing_parts, writer_name
+from pipeline.report.run_summary import OPTIONAL_STAGES, missing_parts, read_manifests, writer_name
 from pipeline.report.tallies import Tally
 from pipeline.run_folder import RunFolder
 from pipeline.stages.order import build_stages
@@ -82,6 +82,11 @@ def test_rewritten_texts_stand_beside_originals_of_their_own_levels(finished_run
     pair = comparisons["rephrased"]
     assert pair["original"]["documents"] == pair["synthetic"]["documents"]
     assert pair["synthetic"]["all"]["sum"]["high"] < pair["original"]["all"]["sum"]["low"]
+
+
+def test_manifests_are_not_kept_whole(finished_run: Path) -> None:
+    kept = [manifest for shards in read_manifests(finished_run).values() for manifest in shards]
+    assert kept and {key for manifest in kept for key in manifest} <= {"rows", "metrics", "forced_stale"}
 
 
 def test_yield_styles_tokens_and_settings(finished_run: Path) -> None:
