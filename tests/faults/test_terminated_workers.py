@@ -54,6 +54,19 @@ def test_a_worker_cleans_up_and_leaves(without_writer, tmp_path):
     campaign.finish()
 
 
+def test_shards_of_a_run_that_is_interrupted_have_not_failed(without_writer, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    campaign = Campaign(without_writer.recipe, run, without_writer, random.Random(0), tmp_path)
+
+    def strike(kind):
+        os.kill(os.getppid(), signal.SIGINT)
+        signal.pause()
+
+    with patch.object(injection, "strike", strike), pytest.raises(KeyboardInterrupt):
+        campaign._run_with(before_the_first_name(without_writer, "ingest", tmp_path / "mark"), "ingest")
+    assert half_written(run) == [] and list(run.root.glob("manifests/*/*.failed.json")) == []
+
+
 def run_slurm_task(run, stage):
     """The exit code of the task of this stage's shard, with what Slurm gives it, in a process of its own."""
     task = os.fork()
