@@ -43,6 +43,7 @@ class _Look:
     run: RunFolder
     force_stale: bool = False
     read_only: bool = False
+    accept_forced: bool = False
     finished: dict[tuple[str, int], Manifest] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     _identities: dict[str, dict[str, Any] | None] = field(default_factory=dict)
@@ -166,7 +167,11 @@ def shard_state(run: RunFolder, stage: Stage, shard: int, force_stale: bool = Fa
 
 
 def stage_states(
-    run: RunFolder, stages: Sequence[Stage], force_stale: bool = False, read_only: bool = False
+    run: RunFolder,
+    stages: Sequence[Stage],
+    force_stale: bool = False,
+    read_only: bool = False,
+    accept_forced: bool = False,
 ) -> list[StageState]:
     """The state of every shard of every stage, in order.
 
@@ -176,8 +181,10 @@ def stage_states(
 
     `read_only`, for those who only look: a shard that was kept with `force_stale` before is "done"; raw inputs, weights and
     suites that are no longer there count as unchanged; nothing is written.
+
+    `accept_forced`, for a rerun: a shard that was kept with `force_stale` before is no reason to refuse the others.
     """
-    look = _Look(run, force_stale, read_only)
+    look = _Look(run, force_stale, read_only, accept_forced)
     with _without_garbage_collection():
         result = [_state_of_stage(look, stage) for stage in stages]
     if refused := look.refused:
@@ -222,7 +229,7 @@ def _state_of_stage(look: _Look, stage: Stage) -> StageState:
 
 def _state_of(look: _Look, stage: Stage, shard: int, manifest: Manifest) -> str:
     difference = look.difference(stage, shard, manifest)
-    if difference and look.read_only and manifest.forced_stale:
+    if difference and manifest.forced_stale and (look.read_only or look.accept_forced):
         difference = {}  # it was accepted
     if difference and not look.force_stale:
         lines = [f"    {key}: {old!r} -> {new!r}" for key, (old, new) in difference.items()]

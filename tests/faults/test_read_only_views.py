@@ -10,7 +10,7 @@ from classifiers.identity import ready_identity
 from pipeline.manifest import Manifest
 from pipeline.publishing.refusals import run_refusals
 from pipeline.recipe import Suite
-from pipeline.run import execute, load_run_stages, run_states
+from pipeline.run import execute, load_run_stages, rerun_shards, run_states
 from pipeline.run_folder import STAGE_FOLDERS, RunFolder
 from pipeline.shard_state import DONE, FAILED, PENDING, stage_states
 from pipeline.shard_task import write_failure
@@ -86,6 +86,20 @@ def test_a_forced_run_is_shown_and_not_published_and_not_run_on(run, without_wri
     assert "stage tag: shard 0, 1, 2, 3 was kept over stale inputs (--force-stale)" in refusal
     with pytest.raises(IdentityError, match=r"settings\.rate: 0\.05 -> 0\.5"):
         execute(other, run.root, Watcher())
+
+
+def test_shards_that_were_kept_by_force_are_done_again_one_by_one(run, without_writer):
+    recipe = without_writer.recipe
+    other = recipe.model_copy(update={"tag": recipe.tag.model_copy(update={"rate": 0.5})})
+    execute(other, run.root, Watcher(), force_stale=True)
+    for shards in ([0], [1, 2, 3]):
+        watcher = Watcher()
+        assert not rerun_shards(run, "tag", shards, watcher).failed
+        assert watcher.started == [("tag", shards)]
+        forced = [shard for shard in range(4) if Manifest.read(run.manifest("tag", shard)).forced_stale]
+        assert forced == [shard for shard in (1, 2, 3) if shards == [0]]
+    assert not execute(other, run.root, Watcher()).failed
+    assert run_refusals(run) == [] and not card(run)["stale"]
 
 
 def test_shards_kept_over_other_inputs_within_the_run_say_so(run, without_writer):
