@@ -54,6 +54,15 @@ def test_a_worker_cleans_up_and_leaves(without_writer, tmp_path):
     campaign.finish()
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT raises KeyboardInterrupt also where the tests were started in the background, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_shards_of_a_run_that_is_interrupted_have_not_failed(without_writer, tmp_path):
     run = RunFolder(tmp_path / "run")
     campaign = Campaign(without_writer.recipe, run, without_writer, random.Random(0), tmp_path)
