@@ -369,7 +369,7 @@ def output_part(recipe: dict[str, Any]) -> dict[str, Any]:
     flat = flatten({key: value for key, value in recipe.items() if key not in ("execution", "output")})
     # what stops a run, not what it writes: a bound that was met may be raised in the same run folder
     flat = {key: value for key, value in flat.items() if not key.startswith("score.judge.health.")}
-    for key in ("score.fasttext.weights", "score.embedding.head"):
+    for key in _PATH_KEYS:
         if flat.get(key) is not None:  # given or not; the stages hash what lies there
             flat[key] = PurePath(flat[key]).name
     sources = flat.pop("sources", [])
@@ -388,6 +388,12 @@ def _set(value: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RecipeError(f"--set {override}: write it as dotted.key=value, for example --set tag.rate=0.1")
+    try:
+        given = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):  # ValueError: of a date that does not exist
+        raise RecipeError(
+            f"--set {override}: the value is not YAML; put a text in quotes, for example --set '{key}=\"*.jsonl\"'"
+        ) from None
     *parents, last = key.split(".")
     place: Any = value
     for parent in parents:
@@ -400,8 +406,8 @@ def _set(value: dict[str, Any], override: str) -> None:
     if isinstance(place, list):
         if not last.isdigit() or int(last) >= len(place):
             raise RecipeError(f"--set {override}: the list has {len(place)} entries")
-        place[int(last)] = yaml.safe_load(text)
+        place[int(last)] = given
     elif isinstance(place, dict):
-        place[last] = yaml.safe_load(text)
+        place[last] = given
     else:
         raise RecipeError(f"--set {override}: {'.'.join(parents)} is not a section of the recipe")

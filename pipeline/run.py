@@ -79,7 +79,9 @@ class OpenRun:
 
 
 @contextmanager
-def open_run(recipe: Recipe, root: Path, stage_names: list[str] | None, force_stale: bool) -> Iterator[OpenRun]:
+def open_run(
+    recipe: Recipe, root: Path, stage_names: list[str] | None, force_stale: bool, accept_forced: bool = False
+) -> Iterator[OpenRun]:
     """Hold a run folder, check that the recipe fits what is there, freeze the recipe, remove what killed tasks left."""
     run = RunFolder(root)
     with run.locked():
@@ -88,7 +90,7 @@ def open_run(recipe: Recipe, root: Path, stage_names: list[str] | None, force_st
         stages = build_stages(recipe, run, files)
         _check_resources(recipe, stages)
         chosen = {stage.name for stage in select_stages(stages, stage_names or [])}
-        states = stage_states(run, stages, force_stale)
+        states = stage_states(run, stages, force_stale, accept_forced=accept_forced)
         to_do = any(state.shards(PENDING, STALE, FAILED) for state in states if state.stage.name in chosen)
         if to_do:
             refuse_while_queued(run)
@@ -100,15 +102,21 @@ def open_run(recipe: Recipe, root: Path, stage_names: list[str] | None, force_st
 
 
 def execute(
-    recipe: Recipe, root: Path, observer: Observer, stage_names: list[str] | None = None, force_stale: bool = False
+    recipe: Recipe,
+    root: Path,
+    observer: Observer,
+    stage_names: list[str] | None = None,
+    force_stale: bool = False,
+    accept_forced: bool = False,
 ) -> RunResult:
     """Run all stages (or the named ones) of a recipe in the folder `root`, resuming what is there, here or with Ray.
 
     Raises IdentityError where finished shards were made under something else, DataError on a broken ledger.
-    A stage with failed shards is the last one that runs: later ones read all of its shards.
+    A stage with failed shards is the last one that runs: later ones read all of its shards. `accept_forced`: see
+    `stage_states`.
     """
     run_jobs = run_ray if recipe.execution.executor == "ray" else run_local
-    with open_run(recipe, root, stage_names, force_stale) as opened:
+    with open_run(recipe, root, stage_names, force_stale, accept_forced) as opened:
         run, stages, chosen = opened.run, opened.stages, opened.chosen
         _check_models(opened)
         observer.plan(opened.states)
@@ -116,7 +124,7 @@ def execute(
         for position, stage in enumerate(stages):
             if stage.name not in chosen:
                 continue
-            states = stage_states(run, stages[: position + 1], force_stale)
+            states = stage_states(run, stages[: position + 1], force_stale, accept_forced=accept_forced)
             todo = states[-1].shards(PENDING, STALE, FAILED)
             if not todo:
                 continue
@@ -128,17 +136,20 @@ def execute(
             if failed:
                 result.failed[stage.name] = failed
                 break
-        check_ledger(stage_states(run, stages, force_stale))
+        check_ledger(stage_states(run, stages, force_stale, accept_forced=accept_forced))
     return result
 
 
 def rerun_shards(
     run: RunFolder, stage_name: str, shards: list[int] | None, observer: Observer, executor: str | None = None
 ) -> RunResult:
-    """Do shards of one stage again: the given ones, or (None) those that failed. Later stages become stale."""
+    """Do shards of one stage again: the given ones, or (None) those that failed. Later stages become stale.
+
+    Shards that were kept with --force-stale stay as they are until they are named: rerunning them is the way out of it.
+    """
     recipe = recipe_of_rerun(run, executor)
     forget_shards(recipe, run, stage_name, shards)
-    return execute(recipe, run.root, observer, [stage_name])
+    return execute(recipe, run.root, observer, [stage_name], accept_forced=True)
 
 
 def recipe_of_rerun(run: RunFolder, executor: str | None) -> Recipe:

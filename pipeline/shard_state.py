@@ -1,11 +1,14 @@
 """Which shards of which stages are done, stale, pending, failed or refused: read from manifests alone."""
 
 import gc
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from classifiers.errors import DataError, IdentityError, SafetroveError
 from pipeline.atomic_files import file_sha256
@@ -40,6 +43,7 @@ class _Look:
     run: RunFolder
     force_stale: bool = False
     read_only: bool = False
+    accept_forced: bool = False
     finished: dict[tuple[str, int], Manifest] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     _identities: dict[str, dict[str, Any] | None] = field(default_factory=dict)
@@ -89,15 +93,32 @@ def wanted_identity(stage: Stage, shard: int, manifests: dict[tuple[str, int], M
 
 
 def _wanted_inputs(stage: Stage, shard: int, manifests: dict[tuple[str, int], Manifest]) -> dict[str, str] | None:
-    inputs: dict[str, str] = {}
+    read: list[Manifest] = []
     for reference in stage.inputs(shard):
         manifest = manifests.get(reference)
         if manifest is None:
             return None
-        for name, output in manifest.outputs.items():
-            if not name.startswith("quarantine/"):
-                inputs[name] = output.sha256
-    return inputs
+        read.append(manifest)
+    if stage.reads_manifests:
+        return _told_by(read)
+    return {
+        name: output.sha256
+        for manifest in read
+        for name, output in manifest.outputs.items()
+        if not name.startswith("quarantine/")
+    }
+
+
+def _told_by(manifests: Sequence[Manifest]) -> dict[str, str]:
+    """One hash a stage over what its manifests say of the corpus; times, and how often a server was asked, say nothing of it."""
+    digests: dict[str, Any] = {}
+    for manifest in manifests:
+        digest = digests.setdefault(f"manifests/{manifest.stage}", hashlib.sha256())
+        outputs = {name: output.sha256 for name, output in manifest.outputs.items()}
+        metrics = {name: value for name, value in manifest.metrics.items() if name != "requests"}
+        told = [manifest.shard, manifest.forced_stale, manifest.rows.to_json(), metrics, outputs]
+        digest.update(orjson.dumps(told, option=orjson.OPT_SORT_KEYS))
+    return {stage: digest.hexdigest() for stage, digest in digests.items()}
 
 
 def raw_identity(stage: Stage, shard: int, manifest: Manifest) -> dict[str, str | None]:
@@ -146,7 +167,11 @@ def shard_state(run: RunFolder, stage: Stage, shard: int, force_stale: bool = Fa
 
 
 def stage_states(
-    run: RunFolder, stages: Sequence[Stage], force_stale: bool = False, read_only: bool = False
+    run: RunFolder,
+    stages: Sequence[Stage],
+    force_stale: bool = False,
+    read_only: bool = False,
+    accept_forced: bool = False,
 ) -> list[StageState]:
     """The state of every shard of every stage, in order.
 
@@ -156,8 +181,10 @@ def stage_states(
 
     `read_only`, for those who only look: a shard that was kept with `force_stale` before is "done"; raw inputs, weights and
     suites that are no longer there count as unchanged; nothing is written.
+
+    `accept_forced`, for a rerun: a shard that was kept with `force_stale` before is no reason to refuse the others.
     """
-    look = _Look(run, force_stale, read_only)
+    look = _Look(run, force_stale, read_only, accept_forced)
     with _without_garbage_collection():
         result = [_state_of_stage(look, stage) for stage in stages]
     if refused := look.refused:
@@ -202,7 +229,7 @@ def _state_of_stage(look: _Look, stage: Stage) -> StageState:
 
 def _state_of(look: _Look, stage: Stage, shard: int, manifest: Manifest) -> str:
     difference = look.difference(stage, shard, manifest)
-    if difference and look.read_only and manifest.forced_stale:
+    if difference and manifest.forced_stale and (look.read_only or look.accept_forced):
         difference = {}  # it was accepted
     if difference and not look.force_stale:
         lines = [f"    {key}: {old!r} -> {new!r}" for key, (old, new) in difference.items()]
@@ -224,7 +251,8 @@ def _state_of(look: _Look, stage: Stage, shard: int, manifest: Manifest) -> str:
     if wanted is None:
         return STALE
     if wanted != manifest.identity["inputs"]:
-        if not look.force_stale and not (look.read_only and manifest.forced_stale):
+        kept = look.force_stale or (look.read_only and manifest.forced_stale)
+        if stage.reads_manifests or not kept:
             return STALE
         _accept(look, stage, shard, manifest)
     return DONE

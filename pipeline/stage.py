@@ -24,6 +24,9 @@ class Stage(ABC):
     """
 
     version: ClassVar[int] = 1
+    reads_manifests: ClassVar[bool] = False
+    """Whether it tells what its inputs' manifests say (rows, metrics, what was kept by force): any change of these makes it
+    stale, and `--force-stale` does not keep it, since it has to tell of that too."""
 
     def __init__(self, name: str, recipe: Recipe, run: RunFolder, shards: int):
         self.name, self.recipe, self.run, self.shards = name, recipe, run, shards

@@ -36,7 +36,7 @@ def submit_rerun(recipe: Recipe, run: RunFolder, stage_name: str, shards: list[i
     stays so.
     """
     forget_shards(recipe, run, stage_name, shards)
-    with open_run(recipe, run.root, None, False) as opened:
+    with open_run(recipe, run.root, None, False, accept_forced=True) as opened:
         names = [stage.name for stage in opened.stages]
         first = next(i for i, name in enumerate(names) if stage_name in (name, name.split("-")[0]))
         begun = {job.stage for job in read_jobs(run)} | {s.stage.name for s in opened.states if s.manifests}

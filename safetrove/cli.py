@@ -145,11 +145,12 @@ def card(runs: Annotated[list[str], typer.Argument(metavar="RUN | diff RUN_A RUN
     """Make a run's Data Safety Report Card from whatever is finished, or compare two runs' cards."""
     from classifiers.errors import RecipeError
     from pipeline.report import build_card, diff_cards
+    from pipeline.report.card import card_data
 
     if runs[0] == "diff":
         if len(runs) != 3:
             raise RecipeError("card diff: give two run folders, for example: safetrove card diff runs/a runs/b")
-        print(diff_cards(build_card(Path(runs[1])), build_card(Path(runs[2]))))
+        print(diff_cards(card_data(Path(runs[1])), card_data(Path(runs[2]))))  # they may be other people's runs
         return
     if len(runs) != 1:
         raise RecipeError("card: give one run folder, or: card diff RUN_A RUN_B")

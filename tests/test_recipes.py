@@ -1,5 +1,7 @@
 """Every recipe that ships is valid, survives being frozen, and its identity holds what decides the output."""
 
+import re
+
 import pytest
 import yaml
 
@@ -197,6 +199,19 @@ def test_where_hashed_weights_lie_is_no_part_of_the_identity(tmp_path):
     assert changed == {"score.embedding.encoder", "tokenise.tokenizer"} | {
         key for key in MODELS if key.endswith("llm.model")
     }
+
+
+def test_where_a_calibration_lies_is_no_part_of_the_identity():
+    path = ROOT / "recipes" / "sample.yaml"
+    gates = ('score.cascade={calibration: "/a/gates"}', 'score.cascade={calibration: "/b/gates"}')
+    before, after = (output_part(plain(path, override)) for override in gates)
+    assert before == after and before["score.cascade.calibration"] == "gates"
+
+
+@pytest.mark.parametrize("override", ["sources.0.path=*.jsonl", "name=@x", "name=[a", "sources.0.id_column=2024-02-30"])
+def test_an_override_that_is_no_yaml_is_told(override):
+    with pytest.raises(RecipeError, match=rf"--set {re.escape(override)}: the value is not YAML; put a text in quotes"):
+        load_recipe(ROOT / "recipes" / "sample.yaml", [override])
 
 
 def test_a_run_keeps_the_relative_names_under_which_it_was_begun(tmp_path, monkeypatch):

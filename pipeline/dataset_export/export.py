@@ -7,7 +7,7 @@ did not. Unsafe source texts are not in it.
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def export_kind(run: RunFolder, recipe: Recipe, kind: DraftKind, folder: Path) -
     """Writes one kind as a data set folder; see `export_datasets`."""
     from pipeline.dataset_export.card import dataset_card
 
-    manifests = _finished(run, kind)
+    manifests = _finished(run, recipe, kind)
     if not _is_ours(folder):
         raise DataError(f"{folder}: something else lies here; give another --output")
     building = folder.with_name(folder.name + ".partial")
@@ -141,10 +141,10 @@ def _is_ours(folder: Path) -> bool:
     return names <= _OURS and card.is_file() and _CARD_TAG in card.read_text(encoding="utf-8", errors="replace")
 
 
-def _check_chain(run: RunFolder, chain: list[Manifest]) -> None:
+def _check_chain(run: RunFolder, chain: list[Manifest], before: Sequence[Manifest] = ()) -> None:
     """Raises DataError where a shard of the stages that lead to a text was kept stale by force, or was made from what another
-    of them has done again since."""
-    outputs = {path: output.sha256 for manifest in chain for path, output in manifest.outputs.items()}
+    of them, or of those `before` them, has done again since."""
+    outputs = {path: output.sha256 for manifest in [*before, *chain] for path, output in manifest.outputs.items()}
     for manifest in chain:
         where = f"{run.root}: shard {manifest.shard} of {manifest.stage}"
         if manifest.forced_stale:
@@ -156,21 +156,40 @@ def _check_chain(run: RunFolder, chain: list[Manifest]) -> None:
             )
 
 
-def _finished(run: RunFolder, kind: DraftKind) -> list[Manifest]:
+def _leading_stages(recipe: Recipe, kind: DraftKind) -> list[str]:
+    """The stages by document shard that lead to a text of a kind, in order; articles are written from dialogues."""
+    classifiers = [f"score-{name}" for name in recipe.score.classifiers]
+    dialogues = ["refuse"] if kind == "moral" else []
+    return [
+        "ingest",
+        "documents",
+        "embed",
+        *classifiers,
+        "score-final",
+        *dialogues,
+        STAGE_OF_KIND[kind],
+        f"verify-{kind}",
+    ]
+
+
+def _finished(run: RunFolder, recipe: Recipe, kind: DraftKind) -> list[Manifest]:
     """The manifests of all shards of the stage that lets texts of a kind through, in order."""
     stage = f"verify-{kind}"
     inputs = run.root / "inputs.json"
     number = len(json.loads(inputs.read_text(encoding="utf-8"))) if inputs.is_file() else 0
     manifests = []
+    searched = [read_manifest(run, "dedup-find", bucket) for bucket in range(recipe.ingest.dedup_buckets)]
+    duplicates = [manifest for manifest in searched if manifest is not None]
+    _check_chain(run, duplicates)
     for shard in range(number):
         for name in (STAGE_OF_KIND[kind], stage):
             if not run.manifest(name, shard).is_file():
                 raise DataError(
                     f"{run.root}: shard {shard} of {name} is not finished; run `safetrove status {run.root}`, then finish it"
                 )
-        found = [read_manifest(run, name, shard) for name in ("documents", "score-final", STAGE_OF_KIND[kind], stage)]
+        found = [read_manifest(run, name, shard) for name in _leading_stages(recipe, kind)]
         chain = [manifest for manifest in found if manifest is not None]
-        _check_chain(run, chain)
+        _check_chain(run, chain, duplicates)
         manifest = chain[-1]
         for path, recorded in manifest.outputs.items():
             if output_state(run.root / path, recorded, full=True) != "ok":

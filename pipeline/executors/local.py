@@ -137,6 +137,9 @@ def _work(stage: Stage, pipe: Connection) -> None:
                 if context_error is not None:
                     raise context_error
                 manifest = run_shard(stage, shard, identity, progress)
+            except SystemExit:  # SIGTERM: the run was stopped, and the shard is as if it had not begun
+                stage.run.failure(stage.name, shard).unlink(missing_ok=True)
+                raise
             except Exception as error:
                 if not stage.run.failure(stage.name, shard).is_file():
                     write_failure(stage.run, stage.name, shard, error)

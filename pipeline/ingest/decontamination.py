@@ -61,8 +61,8 @@ def suite_file(suite: Suite) -> Path:
 def read_suite(suite: Suite) -> list[str]:
     """The prompts of a suite file. Raises RecipeError naming the file and the column."""
     path = suite_file(suite)
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark before the first column's name
         if path.suffix == ".csv":
             rows = list(csv.DictReader(io.StringIO(text, newline="")))
         elif path.suffix == ".jsonl":
@@ -70,8 +70,8 @@ def read_suite(suite: Suite) -> list[str]:
         else:
             rows = json.loads(text)
         return [str(row[suite.column]) for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise RecipeError(
             f"ingest.decontaminate: suite {suite.name}: {path}: expected rows with the column {suite.column!r} "
-            f"in JSON, JSONL or CSV ({error!r})"
+            f"in JSON, JSONL or CSV, as UTF-8 ({type(error).__name__}: {error})"
         ) from error

@@ -3,12 +3,14 @@
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 import fsspec
 
+from classifiers.chunks import encodable
 from classifiers.errors import DataError, RecipeError
 from pipeline.atomic_files import write_json
 from pipeline.recipe import Recipe, Source
@@ -35,9 +37,7 @@ def input_files(recipe: Recipe, run: RunFolder) -> list[InputFile]:
     frozen = frozen_input_files(run)
     if frozen is None:
         return list_input_files(recipe)
-    if any(source.format == "hub" for source in recipe.sources):
-        return frozen  # pinned to a commit: the Hub need not be asked again
-    found = list_input_files(recipe)
+    found = list_input_files(recipe, frozen)
     gone = sorted({f.uri for f in frozen} - {f.uri for f in found})
     new = sorted({f.uri for f in found} - {f.uri for f in frozen})
     if gone or new:
@@ -64,11 +64,22 @@ def freeze_input_files(files: list[InputFile], run: RunFolder) -> None:
         write_json(run.root / "inputs.json", [asdict(f) for f in files])
 
 
-def list_input_files(recipe: Recipe) -> list[InputFile]:
-    """All files of all sources, sorted within each source. Raises RecipeError where a source has none."""
+def list_input_files(recipe: Recipe, frozen: Sequence[InputFile] = ()) -> list[InputFile]:
+    """All files of all sources, sorted within each source; of the Hub's those that are `frozen` already, which are pinned to
+    a commit: it need not be asked again.
+
+    Raises RecipeError where a source has none, or one whose name is not UTF-8.
+    """
     files: list[InputFile] = []
     for position, source in enumerate(recipe.sources):
-        found = _hub_files(source) if source.format == "hub" else _plain_files(source)
+        pinned = [file for file in frozen if file.source == source.name] if source.format == "hub" else []
+        found = pinned or (_hub_files(source) if source.format == "hub" else _plain_files(source))
+        odd = next((file.uri for file in found if encodable(file.uri) != file.uri), None)
+        if odd is not None:
+            raise RecipeError(
+                f"sources.{position}.path: {odd!a}: the file's name is not UTF-8, and the run's records could not hold "
+                "it; rename the file"
+            )
         if not found:
             raise RecipeError(
                 f"sources.{position}.path: {source.path}: no files there; give a file, a folder or a glob"

@@ -1,6 +1,6 @@
 """Stages `card-counts` (sums of each shard, which add up over shards) and `report` (the card)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,16 +92,18 @@ class ReportStage(Stage):
     """The card in four formats; `safetrove card RUN` makes it from whatever stages are finished."""
 
     version = 2  # 2: the judge's health
+    reads_manifests = True
 
-    def __init__(self, recipe: Recipe, run: RunFolder, document_shards: int):
+    def __init__(self, recipe: Recipe, run: RunFolder, before: Sequence[Stage]):
+        """`before`: all other stages of the run; the card has the ledger of each."""
         super().__init__("report", recipe, run, 1)
-        self.document_shards = document_shards
+        self.before = [(stage.name, stage.shards) for stage in before]
 
     def settings(self) -> dict[str, Any]:
         return {}
 
     def inputs(self, shard: int) -> list[ShardRef]:
-        return [*(("card-counts", s) for s in range(self.document_shards)), ("blend", 0)]
+        return [(name, number) for name, shards in self.before for number in range(shards)]
 
     def steps(self, task: ShardTask) -> list[PipelineStep]:
         return [BuildCard(task, self.run)]

@@ -25,7 +25,7 @@ def build_stages(recipe: Recipe, run: RunFolder, files: list[InputFile]) -> list
     names = sorted(recipe.score.classifiers, key=lambda name: name != "fasttext")
     classifiers: list[Stage] = [_classifier_stage(name, recipe, run, n) for name in names]
     keeps = "embedding" in recipe.score.classifiers and recipe.score.embedding.keep_embeddings
-    return [
+    stages: list[Stage] = [
         TokeniserStage(recipe, run),  # reads no document: a wrong tokenizer or end token is told before the work
         IngestStage(recipe, run, files),
         DedupFindStage(recipe, run, n),
@@ -39,8 +39,8 @@ def build_stages(recipe: Recipe, run: RunFolder, files: list[InputFile]) -> list
         *(TokeniseStage(source, recipe, run, n) for source in token_sources(recipe)),
         BlendStage(recipe, run, n),
         CardCountsStage(recipe, run, n),
-        ReportStage(recipe, run, n),
     ]
+    return [*stages, ReportStage(recipe, run, stages)]
 
 
 def _classifier_stage(name: str, recipe: Recipe, run: RunFolder, shards: int) -> Stage:

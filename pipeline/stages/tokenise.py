@@ -1,6 +1,7 @@
 """Stages `tokenizer` (saved with the tag), `tokenise-<source>` (Megatron files) and `blend` (what to train on)."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ class SaveTokenizer(PipelineStep):
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
         settings, scratch = self.recipe.tokenise, self.task.work_folder
+        shutil.rmtree(scratch, ignore_errors=True)  # files of a task that was killed, perhaps of another tokenizer
         scratch.mkdir(parents=True, exist_ok=True)
         numbers = save_corpus_tokenizer(settings.tokenizer, settings.end_of_document, scratch)
         write_json(scratch / "corpus.json", numbers)

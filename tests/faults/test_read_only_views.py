@@ -10,7 +10,7 @@ from classifiers.identity import ready_identity
 from pipeline.manifest import Manifest
 from pipeline.publishing.refusals import run_refusals
 from pipeline.recipe import Suite
-from pipeline.run import execute, load_run_stages, run_states
+from pipeline.run import execute, load_run_stages, rerun_shards, run_states
 from pipeline.run_folder import STAGE_FOLDERS, RunFolder
 from pipeline.shard_state import DONE, FAILED, PENDING, stage_states
 from pipeline.shard_task import write_failure
@@ -24,6 +24,10 @@ from tests.faults.small_run import Watcher, run_again
 def run(without_writer, tmp_path):
     shutil.copytree(without_writer.run.root, tmp_path / "run", copy_function=shutil.copy2)
     return RunFolder(tmp_path / "run")
+
+
+def card(run):
+    return json.loads((run.root / "report" / "card.json").read_text())
 
 
 def unfinished(run):
@@ -70,7 +74,11 @@ def test_missing_weights_are_told_before_the_first_stage(without_writer, tmp_pat
 def test_a_forced_run_is_shown_and_not_published_and_not_run_on(run, without_writer):
     recipe = without_writer.recipe
     other = recipe.model_copy(update={"tag": recipe.tag.model_copy(update={"rate": 0.5})})
-    assert execute(other, run.root, Watcher(), force_stale=True).shards_run == 0
+    assert not card(run)["stale"]
+    watcher = Watcher()
+    assert not execute(other, run.root, watcher, force_stale=True).failed
+    assert watcher.started == [("report", [0])] and card(run)["stale"]
+    assert "Stale: tag kept results made from older inputs" in card(run)["warnings"][0]
     states = run_states(run)
     assert unfinished(run) == []
     assert [stage["stage"] for stage in summary(run, states)["stages"] if stage["forced_stale"]] == ["tag"]
@@ -80,6 +88,20 @@ def test_a_forced_run_is_shown_and_not_published_and_not_run_on(run, without_wri
         execute(other, run.root, Watcher())
 
 
+def test_shards_that_were_kept_by_force_are_done_again_one_by_one(run, without_writer):
+    recipe = without_writer.recipe
+    other = recipe.model_copy(update={"tag": recipe.tag.model_copy(update={"rate": 0.5})})
+    execute(other, run.root, Watcher(), force_stale=True)
+    for shards in ([0], [1, 2, 3]):
+        watcher = Watcher()
+        assert not rerun_shards(run, "tag", shards, watcher).failed
+        assert watcher.started == [("tag", shards)]
+        forced = [shard for shard in range(4) if Manifest.read(run.manifest("tag", shard)).forced_stale]
+        assert forced == [shard for shard in (1, 2, 3) if shards == [0]]
+    assert not execute(other, run.root, Watcher()).failed
+    assert run_refusals(run) == [] and not card(run)["stale"]
+
+
 def test_shards_kept_over_other_inputs_within_the_run_say_so(run, without_writer):
     path = run.manifest("tag", 1)
     manifest = Manifest.read(path)
@@ -87,12 +109,27 @@ def test_shards_kept_over_other_inputs_within_the_run_say_so(run, without_writer
     manifest.identity["inputs"][name] = "0" * 64  # as if what it was made of had been done again since
     manifest.write(path)
     assert "tag" in [name for name, _ in unfinished(run)]
-    assert execute(without_writer.recipe, run.root, Watcher(), force_stale=True).shards_run == 0
+    watcher = Watcher()
+    assert not execute(without_writer.recipe, run.root, watcher, force_stale=True).failed
+    assert watcher.started == [("report", [0])] and card(run)["stale"]
     assert unfinished(run) == [] and Manifest.read(path).forced_stale
     assert any("stage tag: shard 1 was kept over stale inputs" in refusal for refusal in run_refusals(run))
     result, watcher = run_again(without_writer.recipe, run)
     assert not result.failed and ("tag", [1]) in watcher.started
-    assert not Manifest.read(path).forced_stale and run_refusals(run) == []
+    assert not Manifest.read(path).forced_stale and run_refusals(run) == [] and not card(run)["stale"]
+
+
+def test_the_card_follows_a_ledger_whose_tables_stay_as_they_are(run, without_writer):
+    path = run.manifest("ingest", 0)
+    manifest = Manifest.read(path)
+    assert card(run)["ledger"][0]["dropped"] == {}
+    manifest.rows.rows_in += 1
+    manifest.rows.dropped["too_short"] = 1  # as after a rerun that reads one line more, and drops it
+    manifest.write(path)
+    result, watcher = run_again(without_writer.recipe, run)
+    assert not result.failed and watcher.started == [("report", [0])]
+    assert card(run)["ledger"][0]["dropped"] == {"too_short": 1}
+    assert run_again(without_writer.recipe, run)[1].started == []
 
 
 def test_suites_that_are_gone_are_asked_for_by_a_run_alone(without_writer, tmp_path):

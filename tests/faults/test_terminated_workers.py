@@ -54,6 +54,28 @@ def test_a_worker_cleans_up_and_leaves(without_writer, tmp_path):
     campaign.finish()
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT raises KeyboardInterrupt also where the tests were started in the background, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_shards_of_a_run_that_is_interrupted_have_not_failed(without_writer, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    campaign = Campaign(without_writer.recipe, run, without_writer, random.Random(0), tmp_path)
+
+    def strike(kind):
+        os.kill(os.getppid(), signal.SIGINT)
+        signal.pause()
+
+    with patch.object(injection, "strike", strike), pytest.raises(KeyboardInterrupt):
+        campaign._run_with(before_the_first_name(without_writer, "ingest", tmp_path / "mark"), "ingest")
+    assert half_written(run) == [] and list(run.root.glob("manifests/*/*.failed.json")) == []
+
+
 def run_slurm_task(run, stage):
     """The exit code of the task of this stage's shard, with what Slurm gives it, in a process of its own."""
     task = os.fork()

@@ -236,3 +236,28 @@ def test_what_is_not_whole_is_not_exported(tmp_path):
     with pytest.raises(DataError, match="something else lies here"):
         export_kind(run, load_frozen_recipe(run), "refusal", tmp_path / "link")
     assert not list((tmp_path / "out").glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "kind"),
+    [("refuse", "moral"), ("score-fasttext", "rephrased"), ("ingest", "refusal"), ("dedup-find", "moral")],
+)
+def test_no_stage_that_leads_to_a_text_may_have_been_kept_stale(tmp_path, stage, kind):
+    run = make_run(tmp_path, [1])
+    manifest = Manifest(stage, 0, identity={}, rows=Rows(), outputs={}, forced_stale=True)
+    manifest.write(run.manifest(stage, 0))
+    with pytest.raises(DataError, match=f"shard 0 of {stage} was kept stale"):
+        export_datasets(run, tmp_path / "out", [kind])
+
+
+def test_articles_about_dialogues_that_were_written_again_since_are_not_exported(tmp_path):
+    run = make_run(tmp_path, [1])
+    for stage, outputs, inputs in (
+        ("refuse", {"drafts/refusal/00000.parquet": "b"}, {}),
+        ("moralise", {}, {"drafts/refusal/00000.parquet": "a"}),
+    ):
+        path = run.manifest(stage, 0)
+        files = {name: OutputFile(sha256, 1, 1) for name, sha256 in outputs.items()}
+        replace(Manifest.read(path), outputs=files, identity={"inputs": inputs}).write(path)
+    with pytest.raises(DataError, match="shard 0 of moralise was made from what was done again since"):
+        export_datasets(run, tmp_path / "out", ["moral"])

@@ -1,6 +1,7 @@
 """Ids, decoding, decontamination, exact duplicates: the rules of ingest, each on its own."""
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -75,6 +76,29 @@ def test_a_suite_file_with_another_column_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="column 'prompt'"):
         read_suite(Suite(name="s", path=str(path)))
     assert read_suite(Suite(name="s", path=str(path), column="question")) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("suite.csv", "prompt\nna\xefve words\n".encode("latin-1"), "as UTF-8 .UnicodeDecodeError"),
+        ("suite.csv", b"prompt\n" + b"word " * 30_000, "field larger than field limit"),
+        ("suite.json", b"[" * 10, "JSONDecodeError"),
+    ],
+    ids=["latin-1", "long field", "broken off"],
+)
+def test_a_suite_that_cannot_be_read_is_named(tmp_path, name, content, told):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RecipeError, match=rf"suite s: .*{re.escape(name)}: expected rows .*{told}"):
+        read_suite(Suite(name="s", path=str(tmp_path / name)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("suite.csv", "prompt\nfour words\n"), ("suite.json", '[{"prompt": "four words"}]')]
+)
+def test_a_mark_of_the_byte_order_is_no_part_of_a_suite(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    assert read_suite(Suite(name="s", path=str(tmp_path / name))) == ["four words"]
 
 
 def _survivors(documents, shards, buckets):

@@ -1,6 +1,7 @@
 """Where documents come from: files, folders, globs, data sets in the Hub's layout; a frozen list stays what it was."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -120,6 +121,27 @@ def test_the_list_is_frozen_at_the_first_run(folder):
     (folder / "in" / "new.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match=r"new:.*new\.jsonl"):
         input_files(recipe, run)
+
+
+def test_local_files_beside_a_data_set_of_the_hub_are_looked_at_again(folder, monkeypatch):
+    root = "hf://datasets/org/name@0123456789abcdef0123456789abcdef01234567"
+    config = SimpleNamespace(data_files={"train": [f"{root}/train.jsonl"]})
+    monkeypatch.setattr("datasets.load_dataset_builder", lambda *_, **__: SimpleNamespace(config=config))
+    sources = [{"name": "hub", "format": "hub", "path": "org/name"}, {"name": "t", "format": "jsonl", "path": "in"}]
+    recipe, run = parse_recipe({"name": "t", "sources": sources}, "recipe", folder), RunFolder(folder / "run")
+    first = input_files(recipe, run)
+    freeze_input_files(first, run)
+    monkeypatch.delattr("datasets.load_dataset_builder")  # pinned: the Hub is not asked again
+    assert input_files(recipe, run) == first and first[0].pin == f"{root}/train.jsonl"
+    (folder / "in" / "new.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match=r"new:.*new\.jsonl"):
+        input_files(recipe, run)
+
+
+def test_a_file_whose_name_is_not_utf8_is_told(folder):
+    (folder / "in" / os.fsdecode(b"caf\xe9.jsonl")).write_text("{}\n")
+    with pytest.raises(RecipeError, match=r"sources\.0\.path: .*/in/caf\\udce9\.jsonl': the file's name is not UTF-8"):
+        list_input_files(recipe_of(folder, path="in"))
 
 
 def test_a_data_set_in_the_hubs_layout(tmp_path):

@@ -73,7 +73,8 @@ def test_a_forced_run_is_refused(run):
     manifest = Manifest.read(path)
     manifest.forced_stale = True
     manifest.write(path)
-    [refusal] = publication(run).refusals
+    refusal, report = publication(run).refusals
+    assert "stage report is not finished (1 stale of 1 shards)" in report
     assert "stage score-final: shard 1 was kept over stale inputs (--force-stale)" in refusal
 
 

@@ -11,10 +11,11 @@ from classifiers.errors import DataError
 from pipeline.ingest.input_files import InputFile
 from pipeline.report import build_card
 from pipeline.report.card import card_data
-from pipeline.report.run_summary import OPTIONAL_STAGES, missing_parts, writer_name
+from pipeline.report.run_summary import OPTIONAL_STAGES, missing_parts, read_manifests, writer_name
 from pipeline.report.tallies import Tally
 from pipeline.run_folder import RunFolder
 from pipeline.stages.order import build_stages
+from safetrove.cli import card as compare
 from tests.pipeline.stage_runs import small_recipe
 
 
@@ -43,6 +44,13 @@ def test_four_files_with_the_same_bytes_each_time(run: Path) -> None:
     build_card(run)
     assert before == {name: (report / name).read_bytes() for name in names}
     assert before["card.png"].startswith(b"\x89PNG") and len(before["card.png"]) > 20_000
+
+
+def test_two_runs_are_compared_without_a_change_to_either(run: Path, finished_run: Path, capsys) -> None:
+    before = sorted(path for folder in (run, finished_run) for path in folder.rglob("*"))
+    compare(["diff", str(run), str(finished_run)])
+    assert "B against A" in capsys.readouterr().out
+    assert sorted(path for folder in (run, finished_run) for path in folder.rglob("*")) == before
 
 
 def test_numbers_agree_with_the_tallies(finished_run: Path) -> None:
@@ -74,6 +82,11 @@ def test_rewritten_texts_stand_beside_originals_of_their_own_levels(finished_run
     pair = comparisons["rephrased"]
     assert pair["original"]["documents"] == pair["synthetic"]["documents"]
     assert pair["synthetic"]["all"]["sum"]["high"] < pair["original"]["all"]["sum"]["low"]
+
+
+def test_manifests_are_not_kept_whole(finished_run: Path) -> None:
+    kept = [manifest for shards in read_manifests(finished_run).values() for manifest in shards]
+    assert kept and {key for manifest in kept for key in manifest} <= {"rows", "metrics", "forced_stale"}
 
 
 def test_yield_styles_tokens_and_settings(finished_run: Path) -> None:
