@@ -114,9 +114,20 @@ def _told_by(manifests: Sequence[Manifest]) -> dict[str, str]:
     digests: dict[str, Any] = {}
     for manifest in manifests:
         digest = digests.setdefault(f"manifests/{manifest.stage}", hashlib.sha256())
-        outputs = {name: output.sha256 for name, output in manifest.outputs.items()}
-        metrics = {name: value for name, value in manifest.metrics.items() if name != "requests"}
-        told = [manifest.shard, manifest.forced_stale, manifest.rows.to_json(), metrics, outputs]
+        rows, metrics = manifest.rows, manifest.metrics
+        if "requests" in metrics:
+            metrics = {name: value for name, value in metrics.items() if name != "requests"}
+        outputs = sorted([(name, output.sha256) for name, output in manifest.outputs.items()])
+        told = [
+            manifest.shard,
+            manifest.forced_stale,
+            rows.rows_in,
+            rows.kept,
+            rows.dropped,
+            rows.quarantined,
+            metrics,
+            outputs,
+        ]
         digest.update(orjson.dumps(told, option=orjson.OPT_SORT_KEYS))
     return {stage: digest.hexdigest() for stage, digest in digests.items()}
 
