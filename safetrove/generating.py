@@ -204,7 +204,11 @@ def _by_transformers(
     model: LocalModel, ids: Any, mask: Any, options: GenerateOptions, stream: "TextStream | None"
 ) -> list[Decoded]:
     """Greedy and beam search as transformers has them; the harmfulness tag ends an answer."""
+    from decoding.safe_options import check_length_penalty
+
     beams = options.num_beams if options.decoder == "beam" else 1
+    if beams > 1:
+        check_length_penalty(options.length_penalty, options.max_new_tokens)
     settings: dict[str, Any] = {"length_penalty": options.length_penalty, "early_stopping": False} if beams > 1 else {}
     with _without_own_settings(model.model):
         out = model.model.generate(

@@ -16,6 +16,7 @@ from decoding.candidate_filter import (
 )
 from decoding.prompt_checks import check_vocabulary, find_tag_id, word_start_ids
 from decoding.safe_beam import safe_beam_search
+from decoding.safe_options import SafeBeamOptions
 from tests.decoding.brute_force_beam import search
 from tests.decoding.toy_model import ToyModel, drawn_logits, table_logits
 
@@ -341,6 +342,20 @@ def test_errors(change, error, message):
     }
     with pytest.raises(error, match=message):
         safe_beam_search(tiny_llama(0), **{**arguments, "max_new_tokens": 4, **change})
+
+
+@pytest.mark.parametrize("penalty", [900.0, -900.0, float("nan"), float("inf")])
+def test_a_length_penalty_that_no_number_can_hold(penalty):
+    with pytest.raises(RecipeError, match=f"length_penalty {penalty}"):
+        SafeBeamOptions(max_new_tokens=64, length_penalty=penalty)
+    assert SafeBeamOptions(max_new_tokens=64, length_penalty=-5.0).length_penalty == -5.0
+
+
+@pytest.mark.parametrize("temperature", [float("nan"), float("inf")])
+def test_a_temperature_that_is_no_number(temperature):
+    """At an infinite one -inf / inf would be no number, and the tag could be drawn."""
+    with pytest.raises(RecipeError, match=f"temperature {temperature}"):
+        SafeBeamOptions(max_new_tokens=4, temperature=temperature)
 
 
 def test_errors_of_models(tmp_path):
