@@ -42,10 +42,7 @@ def evaluate(
     Raises RecipeError (unknown suite or judge, judge without a server, nothing to measure, two suites of one name),
     DataError (suites), ModelError, DependencyError.
     """
-    judges = [make_judge(choice, recipe.judge_server, recipe.generation.threads) for choice in recipe.judges]
-    check_names(recipe.suites)
-    suites = [load_suite(name, recipe.suite_folder, recipe.limit) for name in recipe.suites]
-    _check_measures(suites, judges)
+    judges, suites = judges_and_suites(recipe)
     if make_decoder is None and recipe.decoder is not None:
         make_decoder = recipe.decoder.build
     if make_decoder is not None and recipe.server is not None:
@@ -72,6 +69,15 @@ def evaluate(
     }
     write_result(output, summary, items)
     return summary
+
+
+def judges_and_suites(recipe: EvaluationRecipe) -> tuple[list[Judge], list[Suite]]:
+    """What a recipe asks and who judges it; no model is loaded for it. Raises RecipeError, DataError as `evaluate` does."""
+    judges = [make_judge(choice, recipe.judge_server, recipe.generation.threads) for choice in recipe.judges]
+    check_names(recipe.suites)
+    suites = [load_suite(name, recipe.suite_folder, recipe.limit) for name in recipe.suites]
+    _check_measures(suites, judges)
+    return judges, suites
 
 
 def measure(items: Sequence[Item], judges: Sequence[Judge]) -> list[dict[str, Any]]:

@@ -220,6 +220,29 @@ def test_a_decoder_that_cannot_work_is_refused_before_anything_is_trained(tmp_pa
     assert without.rungs == ("refusal", "tags")  # nothing decodes in that way
 
 
+def test_suites_that_cannot_be_asked_are_refused_before_anything_is_trained(corpus, tmp_path):
+    recipe, output = write_recipe(tmp_path, corpus, launcher=["false"]), tmp_path / "out"
+    prompts = (tmp_path / "mine.jsonl").rename(tmp_path / "elsewhere.jsonl")
+    with pytest.raises(DataError, match=r"suite mine: no mine.jsonl in .*; put the file there"):
+        run_ladder(recipe, [], output)
+    write_recipe(tmp_path, corpus, launcher=["false"])
+    lines = prompts.read_text().replace("bad", "good")
+    (tmp_path / "mine.jsonl").write_text(lines)
+    judge = ["evaluation.settings={judges: [safety_classifier]}"]
+    with pytest.raises(RecipeError, match="nothing would be measured"):
+        run_ladder(recipe, judge, output)
+    assert not output.exists()  # so the recipe may still be mended
+
+
+def test_a_finished_ladder_needs_no_suites(finished, tmp_path):
+    folder, recipe, output, _ = finished
+    prompts = (folder / "mine.jsonl").rename(folder / "elsewhere.jsonl")
+    try:
+        assert run_ladder(recipe, [], output) == 0
+    finally:
+        prompts.rename(folder / "mine.jsonl")
+
+
 def test_a_recipe_that_failed_before_training_may_be_mended(corpus, tmp_path):
     recipe = load_ladder(write_recipe(tmp_path, corpus, texts={}))
     output = tmp_path / "out"
