@@ -164,6 +164,14 @@ def test_lines_that_begin_oddly(tmp_path):
     assert read_prompts(None, [], iter([deep])) == [GivenPrompt("1", deep)]
 
 
+def test_a_picture_that_cannot_be_written(folder, tmp_path):
+    error = run("--model", "/nowhere", "--prompt", "hi", "--plot", tmp_path, expect=2)  # before a model is loaded
+    assert f"--plot {tmp_path} is a folder" in str(error)
+    (tmp_path / "file").write_text("")
+    inside = tmp_path / "file" / "x.png"
+    assert "cannot be written" in str(run("--model", folder, *FAST, "--prompt", "hi", "--plot", inside, expect=1))
+
+
 def test_decoder_of_an_evaluation(folder, untagged):
     model = load(folder, max_new_tokens=8)
     decoder = SafeDecoding(num_beams=2, candidates_per_beam=4, prompts_at_once=2).build(model)
