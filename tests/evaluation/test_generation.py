@@ -7,6 +7,7 @@ import torch
 from classifiers.errors import ModelError, RecipeError
 from evaluation.files import KeptAnswers
 from evaluation.generation.answering import answer_locally
+from evaluation.generation.batched_decoding import _choose
 from evaluation.generation.batches import length_sorted_batches
 from evaluation.generation.local_model import LocalModel
 from evaluation.generation.settings import GenerationSettings
@@ -131,6 +132,15 @@ def test_sampling_depends_on_seed_and_prompt_not_on_the_batch(folder):
     assert together != load(folder, temperature=1.0, top_p=0.9, seed=1).generate(rendered)
     assert together != load(folder).generate(rendered)
     assert load(folder, temperature=1.0, top_p=1e-6).generate(rendered) == load(folder).generate(rendered)
+
+
+def test_sampling_never_leaves_the_nucleus():
+    """A draw just below 1 is 1 in float32; beyond the last token of the nucleus stand those that were excluded."""
+    logits = torch.tensor([[5.0, 4.0, -20.0, -30.0]])
+    draws = np.array([[1 - 2**-53]])
+    for top_p, wanted in ((0.5, 0), (0.9, 1)):
+        assert _choose(logits, torch.tensor([0]), 0, draws, 1.0, top_p).tolist() == [wanted]
+    assert _choose(torch.zeros(1, 4), torch.tensor([0]), 0, draws, 1.0, 1.0).tolist() == [3]
 
 
 def test_a_prefill_is_the_first_tokens_of_a_compliant_answer(folder):
