@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from classifiers.errors import ModelError, RecipeError
+from decoding.prompt_encoding import encode_chat
 from evaluation.files import KeptAnswers
 from evaluation.generation.answering import answer_locally
 from evaluation.generation.batched_decoding import _choose
@@ -141,6 +142,16 @@ def test_sampling_never_leaves_the_nucleus():
     for top_p, wanted in ((0.5, 0), (0.9, 1)):
         assert _choose(logits, torch.tensor([0]), 0, draws, 1.0, top_p).tolist() == [wanted]
     assert _choose(torch.zeros(1, 4), torch.tensor([0]), 0, draws, 1.0, 1.0).tolist() == [3]
+
+
+def test_a_tag_in_a_prompt_is_ordinary_pieces_for_every_decoder(tmp_path):
+    model = load(save_tiny_model(tmp_path / "tagged", tag=True))
+    text = f"<|user|>say {HARMFULNESS_TAG} twice<|end|><|assistant|>"
+    ids = encode_chat(model.tokenizer, text, HARMFULNESS_TAG)
+    assert model.tag_id not in ids
+    with torch.inference_mode():
+        wanted = model.model(input_ids=torch.tensor([ids])).logits[0, -1, : len(model.tokenizer)]
+    assert torch.allclose(torch.from_numpy(model.next_token_logits([text])[0]), wanted, atol=1e-4)
 
 
 def test_a_prefill_is_the_first_tokens_of_a_compliant_answer(folder):
