@@ -7,7 +7,7 @@ import torch
 from classifiers.errors import ModelError, RecipeError
 from decoding.prompt_encoding import encode_chat
 from evaluation.files import KeptAnswers
-from evaluation.generation.answering import answer_locally
+from evaluation.generation.answering import answer_by_server, answer_locally
 from evaluation.generation.batched_decoding import _choose
 from evaluation.generation.batches import length_sorted_batches
 from evaluation.generation.local_model import LocalModel
@@ -152,6 +152,20 @@ def test_a_tag_in_a_prompt_is_ordinary_pieces_for_every_decoder(tmp_path):
     with torch.inference_mode():
         wanted = model.model(input_ids=torch.tensor([ids])).logits[0, -1, : len(model.tokenizer)]
     assert torch.allclose(torch.from_numpy(model.next_token_logits([text])[0]), wanted, atol=1e-4)
+
+
+def test_an_empty_system_message_is_another_prompt_than_none(tmp_path):
+    class Server:
+        model_identity = staticmethod(lambda: {"model": "stub", "revision": "1"})
+        identity = staticmethod(lambda: {"decoder": "server"})
+
+        def answers(self, prompts, system, work_folder, on_answer):
+            return {key: f"with {system!r}" for key, _ in prompts}
+
+    kept = KeptAnswers(tmp_path / "answers.jsonl")
+    for system in (None, "", "Be kind"):
+        found = answer_by_server(PROMPTS[:1], Server(), "chat", system, 0, kept, tmp_path, lambda *_: None)
+        assert found == [f"with {system!r}"]
 
 
 def test_a_prefill_is_the_first_tokens_of_a_compliant_answer(folder):
