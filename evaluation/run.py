@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from classifiers.errors import RecipeError
-from evaluation.files import KeptAnswers, json_sha256
+from evaluation.files import KeptAnswers, json_sha256, make_folder
 from evaluation.generation.answering import Decoder, answer_by_server, answer_locally
 from evaluation.generation.local_model import LocalModel
 from evaluation.generation.server_model import ServerModel
@@ -39,7 +39,8 @@ def evaluate(
     decoding).
     Answers and verdicts that the folder keeps are used again; a folder of other suites, models or judges may be used again
     too, since they are kept under all that they depend on.
-    Raises RecipeError (unknown suite or judge, judge without a server, nothing to measure, two suites of one name),
+    Raises RecipeError (unknown suite or judge, judge without a server, nothing to measure, two suites of one name, a file in the
+    place of the folder),
     DataError (suites), ModelError, DependencyError.
     """
     judges, suites = judges_and_suites(recipe)
@@ -47,6 +48,7 @@ def evaluate(
         make_decoder = recipe.decoder.build
     if make_decoder is not None and recipe.server is not None:
         raise RecipeError("a decoder needs the model itself: leave `server` out of the recipe")
+    make_folder(output)
     model: LocalModel | ServerModel = (
         LocalModel.load(recipe.model, recipe.generation)
         if recipe.server is None

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from classifiers.errors import DataError, IdentityError, ModelError, RecipeError
-from evaluation.files import read_json, write_json, write_whole
+from evaluation.files import make_folder, read_json, write_json, write_whole
 from evaluation.ladder.rungs import COLUMNS, RUNG_OF
 from evaluation.ladder.table import Ladder, RungFacts, SourceUse, ladder_json, ladder_markdown
 from evaluation.results import RESULT_FILE, read_result
@@ -222,7 +222,7 @@ def _run_command(path: Path, overrides: Sequence[str], output: Path, chain: Chai
 @contextmanager
 def _exclusive(output: Path) -> Iterator[None]:
     """One process at a time prepares or reports; the others wait."""
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     if not (output / ".lock").exists():
         _refuse_foreign(output)  # before anything is written into it
     with (output / ".lock").open("a") as lock:

@@ -333,6 +333,17 @@ def test_the_command_prints_measures_and_no_prompt_or_answer(model, tmp_path):
     assert compared.exit_code == 0 and "+0.0 points" in compared.output
 
 
+def test_a_file_in_the_place_of_the_folder_is_said_before_a_model_is_loaded(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    stored(tmp_path / "a", "a", ["yes"] * 8)
+    with pytest.raises(RecipeError, match=r"file cannot be a folder \(File exists\): give another --output"):
+        evaluate(load_recipe(None, ["model=/nowhere"]), file)
+    with pytest.raises(RecipeError, match=r"file/inside cannot be a folder \(Not a directory\)"):
+        compare_results([tmp_path / "a"], file / "inside")
+    assert file.read_text() == ""
+
+
 def test_items_are_read_as_they_were_written(tmp_path):
     item = Item("s", "none", "1", "harmful", "c", "p", None, {"j": Verdict("a", 0.5)})
     write_result(tmp_path, {"name": "x"}, [item])
