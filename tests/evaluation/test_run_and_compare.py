@@ -247,6 +247,22 @@ def test_equal_scores_and_differences_are_not_shown_as_certain(tmp_path):
     assert [row["tests_against_first"]["b"]["low"] for row in rows] == [pytest.approx(-0.434, abs=1e-3), None]
 
 
+def test_the_figure_names_every_result(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    shown, legend = [], Figure.legend
+
+    def seen(self, handles, labels, **options):
+        shown.extend(labels)
+        return legend(self, handles, labels, **options)
+
+    monkeypatch.setattr(Figure, "legend", seen)
+    for name in ("_before", "$x_{$"):
+        stored(tmp_path / name, name, ["yes"] * 8)
+    compare_results([tmp_path / "_before", tmp_path / "$x_{$"], tmp_path / "out")
+    assert shown == [" _before", r"\$x_{\$"] and (tmp_path / "out/comparison.png").is_file()
+
+
 def test_results_without_any_measure_have_no_figure(tmp_path):
     folders = [stored(tmp_path / name, name, ["no"] * 8) for name in ("a", "b")]
     compare_results(folders, tmp_path / "out")
