@@ -169,6 +169,36 @@ def test_through_generate():
     assert sampled.sequences.shape[0] == 2 and not sampled.sequences.eq(39).any() and sampled.risks.shape[1] <= 9
 
 
+@pytest.mark.parametrize(
+    ("beams", "refill", "sampled"), [(1, False, False), (1, True, False), (3, True, False), (1, False, True)]
+)
+def test_a_streamer_gets_the_whole_answer_through_generate(beams, refill, sampled):
+    from decoding.transformers_generate import safe_generate
+
+    class Streamer:
+        def __init__(self):
+            self.got, self.ended = [], False
+
+        def put(self, value):
+            self.got += value.flatten().tolist()
+
+        def end(self):
+            self.ended = True
+
+    for seed in range(1, 4):
+        model, streamer = tiny_llama(seed), Streamer()
+        out = model.generate(
+            torch.tensor([[5, 6, 7]]), custom_generate=safe_generate, tag_token_id=39, max_new_tokens=9, num_beams=beams,
+            candidates_per_beam=6, refill=refill, do_sample=sampled, token_streamer=streamer,
+        )  # fmt: skip
+        assert streamer.got == out[0].tolist() and streamer.ended
+    with pytest.raises(RecipeError, match="one answer to one prompt"):
+        model.generate(
+            torch.tensor([[5, 6, 7], [8, 9, 10]]), custom_generate=safe_generate, tag_token_id=39, max_new_tokens=2,
+            num_beams=beams, candidates_per_beam=6, do_sample=sampled, token_streamer=Streamer(),
+        )  # fmt: skip
+
+
 def test_rows_and_tree_and_one_by_one_are_equal():
     model = tiny_llama(2)
     prompts = [[4, 5, 6, 7, 8, 9, 10], [11], [12, 13, 14]]
