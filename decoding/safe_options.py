@@ -1,5 +1,6 @@
 """The options of safe decoding and what it returns."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,19 @@ if TYPE_CHECKING:
 Risk = Literal["raw", "boundary"]
 # (prompt, ids that every hypothesis of it begins with): they will not change any more.
 OnAgreed = Callable[[int, list[int]], None]
+
+
+def check_length_penalty(length_penalty: float, max_new_tokens: int) -> None:
+    """Raises RecipeError where the length^penalty by which a score is divided is too large or too small for a number."""
+    try:
+        divisor = float(max_new_tokens) ** length_penalty
+    except OverflowError:
+        divisor = math.inf
+    if not math.isfinite(length_penalty) or not 0 < divisor < math.inf:
+        raise RecipeError(
+            f"length_penalty {length_penalty}: log p / length^penalty is no number for {max_new_tokens} tokens; expected "
+            "about -2 to 2"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +63,9 @@ class FilterOptions:
                 'risk "boundary" needs word_start_ids: give decoding.prompt_checks.word_start_ids(tokenizer), and a '
                 "tokenizer whose pieces carry the white space before a word"
             )
-        if self.temperature <= 0 or not 0 < self.top_p <= 1:
+        if not 0 < self.temperature < math.inf or not 0 < self.top_p <= 1:
             raise RecipeError(
-                f"temperature {self.temperature} must be above 0, top_p {self.top_p} above 0 and at most 1"
+                f"temperature {self.temperature} must be above 0 and finite, top_p {self.top_p} above 0 and at most 1"
             )
         if self.look_ahead not in ("auto", "rows", "tree"):
             raise RecipeError(f"look_ahead {self.look_ahead!r}: auto, rows or tree")
@@ -88,6 +102,7 @@ class SafeBeamOptions(FilterOptions):
             )
         if self.candidates not in ("top", "sampled"):
             raise RecipeError(f"candidates {self.candidates!r}: top or sampled")
+        check_length_penalty(self.length_penalty, self.max_new_tokens)
 
     @property
     def wanted(self) -> int:

@@ -8,12 +8,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from classifiers.errors import DataError
+from classifiers.errors import DataError, RecipeError
 
 
 def json_sha256(value: Any) -> str:
     """Hex sha256 of the canonical JSON of `value` (sorted keys, no white space)."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder for results where there is none. Raises RecipeError where there can be none, before anything is computed."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be a folder ({error.strerror}): give another --output") from error
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from classifiers.errors import RecipeError
-from evaluation.files import KeptAnswers, json_sha256
+from evaluation.files import KeptAnswers, json_sha256, make_folder
 from evaluation.generation.answering import Decoder, answer_by_server, answer_locally
 from evaluation.generation.local_model import LocalModel
 from evaluation.generation.server_model import ServerModel
@@ -39,17 +39,16 @@ def evaluate(
     decoding).
     Answers and verdicts that the folder keeps are used again; a folder of other suites, models or judges may be used again
     too, since they are kept under all that they depend on.
-    Raises RecipeError (unknown suite or judge, judge without a server, nothing to measure, two suites of one name),
+    Raises RecipeError (unknown suite or judge, judge without a server, nothing to measure, two suites of one name, a file in the
+    place of the folder),
     DataError (suites), ModelError, DependencyError.
     """
-    judges = [make_judge(choice, recipe.judge_server, recipe.generation.threads) for choice in recipe.judges]
-    check_names(recipe.suites)
-    suites = [load_suite(name, recipe.suite_folder, recipe.limit) for name in recipe.suites]
-    _check_measures(suites, judges)
+    judges, suites = judges_and_suites(recipe)
     if make_decoder is None and recipe.decoder is not None:
         make_decoder = recipe.decoder.build
     if make_decoder is not None and recipe.server is not None:
         raise RecipeError("a decoder needs the model itself: leave `server` out of the recipe")
+    make_folder(output)
     model: LocalModel | ServerModel = (
         LocalModel.load(recipe.model, recipe.generation)
         if recipe.server is None
@@ -72,6 +71,15 @@ def evaluate(
     }
     write_result(output, summary, items)
     return summary
+
+
+def judges_and_suites(recipe: EvaluationRecipe) -> tuple[list[Judge], list[Suite]]:
+    """What a recipe asks and who judges it; no model is loaded for it. Raises RecipeError, DataError as `evaluate` does."""
+    judges = [make_judge(choice, recipe.judge_server, recipe.generation.threads) for choice in recipe.judges]
+    check_names(recipe.suites)
+    suites = [load_suite(name, recipe.suite_folder, recipe.limit) for name in recipe.suites]
+    _check_measures(suites, judges)
+    return judges, suites
 
 
 def measure(items: Sequence[Item], judges: Sequence[Judge]) -> list[dict[str, Any]]:

@@ -84,12 +84,13 @@ def generate(
 ) -> None:
     """Answer prompts, safely where the model knows the harmfulness tag. On a terminal one answer appears as it is decoded."""
     from classifiers.errors import RecipeError
-    from evaluation.files import write_whole
     from safetrove.generating import GenerateOptions, generate_answers, picture, read_prompts
 
     prompts = read_prompts(prompt, files or [], sys.stdin)
     if plot is not None and len(prompts) > 1:
         raise RecipeError(f"--plot draws the answer to one prompt; there are {len(prompts)}")
+    if plot is not None and plot.is_dir():
+        raise RecipeError(f"--plot {plot} is a folder: name the picture's file, for example {plot / 'tag.png'}")
     options = GenerateOptions(
         decoder.value, max_new_tokens, min_new_tokens, beams, candidates, discard, risk.value, refill, length_penalty,
         temperature, top_p, seed, chat, system, batch,
@@ -110,8 +111,7 @@ def generate(
     for answer in generate_answers(loaded, prompts, options, switch, on_text):
         _print_answer(loaded.tokenizer, answer, as_json, streamed, several=len(prompts) > 1)
         if plot is not None:
-            write_whole(plot, picture(loaded, answer))
-            print(plot, file=sys.stderr)
+            _write_picture(plot, picture(loaded, answer))
 
 
 def _switch(file: Path | None, mode: str, moderate: bool, threads: int) -> Any:
@@ -140,7 +140,6 @@ def _print_ngsd(
     as_json: bool,
     plot: Path | None,
 ) -> None:
-    from evaluation.files import write_whole
     from safetrove.ngsd_answers import answer_with_expert, gate_picture
 
     answers = answer_with_expert(base, expert, prompts, options, strength, on_text)
@@ -152,8 +151,18 @@ def _print_ngsd(
         else:
             print(f"[{prompt.id}] {answer.text}" if len(prompts) > 1 else answer.text, flush=True)
         if plot is not None:
-            write_whole(plot, gate_picture(base, answer))
-            print(plot, file=sys.stderr)
+            _write_picture(plot, gate_picture(base, answer))
+
+
+def _write_picture(plot: Path, png: bytes) -> None:
+    from classifiers.errors import DataError
+    from evaluation.files import write_whole
+
+    try:
+        write_whole(plot, png)
+    except OSError as error:
+        raise DataError(f"--plot {plot} cannot be written: {error}") from error
+    print(plot, file=sys.stderr)
 
 
 def _load(name: str, dtype: str, threads: int) -> Any:

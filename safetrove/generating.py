@@ -67,20 +67,21 @@ class Answer:
         return {key: value for key, value in values.items() if value is not None}
 
 
-def read_prompts(text: str | None, files: Sequence[Path], stdin: IO[str]) -> list[Prompt]:
+def read_prompts(text: str | None, files: Sequence[Path], stdin: IO[str] | None) -> list[Prompt]:
     """The prompt given, else those of the files, else those of standard input: one a line; a line that is a JSON object has its
-    `prompt`, and maybe an `id` (default: the number of the prompt). Raises RecipeError, DataError."""
+    `prompt`, and maybe an `id` (default: the number of the prompt). stdin: None where it is closed. Raises RecipeError, DataError."""
     if text is not None:
         if files:
             raise RecipeError("give --prompt or files, not both")
         if not text.strip():
             raise DataError("--prompt is empty: give it a text")
-        return [Prompt("1", text)]
+        return [_checked(Prompt("1", text), "--prompt")]
     prompts: list[Prompt] = []
     for name, lines in _sources(files, stdin):
         for number, line in enumerate(lines, 1):
             if line.strip():
-                prompts.append(_prompt(line.rstrip("\r\n"), f"{name}, line {number}", len(prompts) + 1))
+                where = f"{name}, line {number}"
+                prompts.append(_checked(_prompt(line.rstrip("\r\n"), where, len(prompts) + 1), where))
     if not prompts:
         raise DataError(
             "there is no prompt: give --prompt TEXT, or a line for each prompt in a file or on standard input"
@@ -135,14 +136,26 @@ def picture(model: LocalModel, answer: Answer) -> bytes:
     )
 
 
-def _sources(files: Sequence[Path], stdin: IO[str]) -> Iterator[tuple[str, Sequence[str]]]:
+def _sources(files: Sequence[Path], stdin: IO[str] | None) -> Iterator[tuple[str, Sequence[str]]]:
+    """(name, lines) of each; a mark of byte order at the beginning is no part of the first line."""
     for path in files:
         try:
-            yield str(path), path.read_text(encoding="utf-8").split("\n")
+            yield str(path), path.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path} cannot be read as text: {error}") from error
-    if not files:
-        yield "standard input", list(stdin)
+    if not files and stdin is not None:
+        try:
+            lines = list(stdin)
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"standard input cannot be read as text: {error}") from error
+        yield "standard input", [line.removeprefix("\ufeff") for line in lines[:1]] + lines[1:]
+
+
+def _checked(prompt: Prompt, where: str) -> Prompt:
+    """The prompt. Raises DataError for bytes that were no UTF-8, or half a surrogate pair, which JSON can spell."""
+    if any("\ud800" <= character <= "\udfff" for character in prompt.text):
+        raise DataError(f"{where}: the prompt holds half a character or bytes that are no UTF-8, which are no text")
+    return prompt
 
 
 def _prompt(line: str, where: str, number: int) -> Prompt:
@@ -150,11 +163,11 @@ def _prompt(line: str, where: str, number: int) -> Prompt:
         return Prompt(str(number), line)
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Prompt(str(number), line)
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
         raise DataError(f"{where}: a JSON object needs a `prompt` that is a text and not empty")
-    return Prompt(str(row.get("id", number)), row["prompt"])
+    return Prompt(str(number if row.get("id") is None else row["id"]), row["prompt"])
 
 
 def _encode(
@@ -204,7 +217,11 @@ def _by_transformers(
     model: LocalModel, ids: Any, mask: Any, options: GenerateOptions, stream: "TextStream | None"
 ) -> list[Decoded]:
     """Greedy and beam search as transformers has them; the harmfulness tag ends an answer."""
+    from decoding.safe_options import check_length_penalty
+
     beams = options.num_beams if options.decoder == "beam" else 1
+    if beams > 1:
+        check_length_penalty(options.length_penalty, options.max_new_tokens)
     settings: dict[str, Any] = {"length_penalty": options.length_penalty, "early_stopping": False} if beams > 1 else {}
     with _without_own_settings(model.model):
         out = model.model.generate(

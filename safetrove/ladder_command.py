@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from classifiers.errors import DataError, IdentityError, ModelError, RecipeError
-from evaluation.files import read_json, write_json, write_whole
+from evaluation.files import make_folder, read_json, write_json, write_whole
 from evaluation.ladder.rungs import COLUMNS, RUNG_OF
 from evaluation.ladder.table import Ladder, RungFacts, SourceUse, ladder_json, ladder_markdown
 from evaluation.results import RESULT_FILE, read_result
+from evaluation.run import judges_and_suites
 from pipeline.executors.die_with_parent import die_with_parent
 from pipeline.manifest import identity_difference
 from safetrove.ladder_recipe import LadderRecipe, ladder_identity, load_ladder
@@ -39,6 +40,9 @@ def run_ladder(
     """
     recipe = load_ladder(path, overrides)
     chains = _chosen(recipe, rungs, seeds)
+    if not all(is_done(output, *chain) for chain in chains):
+        # Before anything is frozen or trained: a suite that is not there can still be left out of the recipe.
+        judges_and_suites(recipe.evaluating())
     with _exclusive(output):
         uses = prepare(recipe, output)
     began = time.monotonic()
@@ -218,7 +222,7 @@ def _run_command(path: Path, overrides: Sequence[str], output: Path, chain: Chai
 @contextmanager
 def _exclusive(output: Path) -> Iterator[None]:
     """One process at a time prepares or reports; the others wait."""
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     if not (output / ".lock").exists():
         _refuse_foreign(output)  # before anything is written into it
     with (output / ".lock").open("a") as lock:

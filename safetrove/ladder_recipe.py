@@ -130,6 +130,8 @@ def load_ladder(path: Path, overrides: Sequence[str] = ()) -> LadderRecipe:
             f"({', '.join(choice.name for choice in evaluation.judges) or 'none'}) say nothing: add refusal_strings, "
             "safety_classifier, harmbench, wildguard, llama_guard or constructive to its `judges`"
         )
+    if "safe_beam" in recipe.rungs:
+        recipe.safe_beam.check(evaluation.generation)
     for step in ("instruction", "benign", *(["instruction_tag"] if recipe.instruction_tag else [])):
         recipe.tuning(step)  # type: ignore[arg-type]
     return recipe

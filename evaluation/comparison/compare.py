@@ -8,7 +8,7 @@ from evaluation.comparison.figure import draw_bars
 from evaluation.comparison.page import render_page
 from evaluation.comparison.rows import comparison_rows, distinct_names, row_as_json
 from evaluation.comparison.table import markdown_table
-from evaluation.files import write_json, write_whole
+from evaluation.files import make_folder, write_json, write_whole
 from evaluation.results import read_result
 
 
@@ -21,6 +21,7 @@ def compare_results(folders: Sequence[Path], output: Path) -> list[str]:
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise RecipeError("evaluate compare: a folder is given twice; give each result once")
     results = distinct_names([read_result(folder) for folder in folders])
+    make_folder(output)
     names = [result.name for result in results]
     rows = comparison_rows(results)
     table = markdown_table(rows, names)

@@ -37,6 +37,11 @@ def draw_bars(rows: Sequence[Row], names: Sequence[str]) -> bytes:
     return out.getvalue()
 
 
+def legend_label(name: str) -> str:
+    """A result's name as matplotlib shows it: a leading underscore would hide it, two dollar signs would make a formula of it."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
 def _draw_panel(axis: Any, rows: Sequence[Row], names: Sequence[str], factor: float) -> None:
     """A group of bars a row, a bar a result; `factor` 100 draws shares as per cent."""
     width = 0.8 / len(names)
@@ -48,7 +53,7 @@ def _draw_panel(axis: Any, rows: Sequence[Row], names: Sequence[str], factor: fl
         below = [factor * max(0.0, cell["value"] - _bound(cell, "low")) for _, cell in found]
         above = [factor * max(0.0, _bound(cell, "high") - cell["value"]) for _, cell in found]
         places = [i + (number - (len(names) - 1) / 2) * width for i, _ in found]
-        axis.bar(places, values, width * 0.92, label=name, color=COLOURS[number % len(COLOURS)])
+        axis.bar(places, values, width * 0.92, label=legend_label(name), color=COLOURS[number % len(COLOURS)])
         axis.errorbar(places, values, yerr=[below, above], fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
         for place, value, top in zip(places, values, above, strict=True):
             text = f"{value:.1f}" if factor == 100.0 else f"{value:.2f}"

@@ -94,7 +94,8 @@ def answer_by_server(
             "a server is asked in chats, without prefilled answers: set `form: chat` and `prefill_tokens: [0]`, or name the "
             "model's folder in `model` and leave `server` out"
         )
-    identity, said = model.identity(), {"system": system or ""}
+    # An empty system message is not none: some chat templates put one of their own where there is none.
+    identity, said = model.identity(), {"system": system}
     keys = [answer_key(model.model_identity(), {**identity, **said}, prompt.text) for prompt in prompts]
     missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in kept}
     done = len(keys) - len(missing)

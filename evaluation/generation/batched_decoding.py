@@ -81,8 +81,9 @@ def _choose(logits: Any, alive: Any, step: int, draws: np.ndarray | None, temper
     kept = probabilities * (cumulated - probabilities < top_p)
     cumulated = kept.cumsum(-1)
     uniforms = torch.from_numpy(draws[alive.numpy(), step]).float()[:, None] * cumulated[:, -1:]
-    place = (cumulated <= uniforms).sum(-1, keepdim=True).clamp(max=int(order.shape[-1]) - 1)
-    return order.gather(-1, place)[:, 0]
+    place = (cumulated <= uniforms).sum(-1, keepdim=True)
+    # In float32 a draw just below 1 is 1: the last token that may be drawn.
+    return order.gather(-1, place.minimum((kept > 0).sum(-1, keepdim=True) - 1))[:, 0]
 
 
 def prompt_draws(texts: Sequence[str], new_tokens: int, seed: int) -> np.ndarray:

@@ -146,7 +146,10 @@ class LocalModel:
         return text.removesuffix(HARMFULNESS_TAG) + HARMFULNESS_TAG if tagged else text
 
     def _encode(self, prompt: str, new_tokens: int) -> list[int]:
-        ids: list[int] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        from decoding.prompt_encoding import encode_chat
+
+        # As every other decoder reads it: a tag that a prompt spells out is ordinary pieces, other signs stay special.
+        ids = encode_chat(self.tokenizer, prompt, HARMFULNESS_TAG)
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if not ids:
             raise ModelError("a prompt has no tokens: a base model without a BOS token cannot continue an empty text")

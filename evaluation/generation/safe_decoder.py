@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from classifiers.errors import RecipeError
 from evaluation.generation.batches import length_sorted_batches
 from evaluation.generation.local_model import LocalModel
+from evaluation.generation.settings import GenerationSettings
 from rephrasers.harmfulness_tag import HARMFULNESS_TAG
 
 
@@ -27,9 +28,27 @@ class SafeDecoding(BaseModel):
     length_penalty: float = Field(0.0, description="of safe-beam: score = log p / length^penalty")
     prompts_at_once: int = Field(4, ge=1, description="each with num_beams x candidates_per_beam rows")
 
+    def check(self, generation: GenerationSettings) -> None:
+        """Raises RecipeError for settings that no search can have, and for a temperature that does not fit: all that is wrong
+        without looking at a model."""
+        from decoding.safe_options import FilterOptions, SafeBeamOptions
+
+        if (generation.temperature > 0) != (self.name == "safe-sample"):
+            raise RecipeError(
+                f"decoder {self.name} and generation.temperature {generation.temperature}: safe-beam takes 0, safe-sample "
+                "a temperature above 0"
+            )
+        shared: dict[str, Any] = {
+            "max_new_tokens": generation.max_new_tokens, "candidates_per_beam": self.candidates_per_beam,
+            "discard_fraction": self.discard_fraction,
+        }  # fmt: skip
+        if self.name == "safe-sample":
+            FilterOptions(**shared, temperature=generation.temperature, top_p=generation.top_p)
+        else:
+            SafeBeamOptions(**shared, num_beams=self.num_beams, length_penalty=self.length_penalty)
+
     def build(self, model: LocalModel) -> "SafeDecoder":
-        """The decoder for a loaded model. Raises ModelError without the harmfulness tag, RecipeError for a temperature that
-        does not fit."""
+        """The decoder for a loaded model. Raises ModelError without the harmfulness tag, RecipeError as `check`."""
         return SafeDecoder(model, self)
 
 
@@ -42,11 +61,7 @@ class SafeDecoder:
         self.name: str = settings.name
         self._model, self._settings = model, settings
         generation = model.settings
-        if (generation.temperature > 0) != (settings.name == "safe-sample"):
-            raise RecipeError(
-                f"decoder {settings.name} and generation.temperature {generation.temperature}: safe-beam takes 0, safe-sample "
-                "a temperature above 0"
-            )
+        settings.check(generation)
         check_vocabulary(model.model, model.tokenizer)
         self._tag_id = find_tag_id(model.tokenizer, HARMFULNESS_TAG)
         self._options: dict[str, Any] = {

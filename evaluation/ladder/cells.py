@@ -44,9 +44,10 @@ class Cell:
     by_prompt: dict[Pair, float] = field(repr=False, compare=False)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, without those of single prompts."""
+        """Plain values, without those of single prompts; nan, of a seed without a valid judgement, as None."""
         plain = {"value": self.value, "low": self.low, "high": self.high, "prompts": self.prompts}
-        return {**plain, "seeds": {seed: asdict(rate) for seed, rate in self.seeds.items()}}
+        seeds = {seed: {k: None if v != v else v for k, v in asdict(rate).items()} for seed, rate in self.seeds.items()}
+        return {**plain, "seeds": seeds}
 
 
 def ladder_cell(results: Mapping[str, Result], judge: str, attack: str, measure: str) -> Cell | None:

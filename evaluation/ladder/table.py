@@ -121,7 +121,7 @@ def _cell_text(cell: Cell | None) -> str:
         return "-"
     text = f"{100 * cell.value:.1f} [{100 * cell.low:.1f}, {100 * cell.high:.1f}]"
     if len(cell.seeds) > 1:
-        text += " (" + ", ".join(f"{100 * rate.value:.1f}" for rate in cell.seeds.values()) + ")"
+        text += " (" + ", ".join(f"{100 * r.value:.1f}" if r.valid else "-" for r in cell.seeds.values()) + ")"
     answers = sum(rate.valid + rate.invalid for rate in cell.seeds.values())
     if ended := sum(rate.ended_by_tag for rate in cell.seeds.values()):
         text += f"; {100 * ended / answers:.0f} % ended by the tag"
@@ -134,6 +134,8 @@ def _step_text(below: Cell | None, cell: Cell | None) -> str:
     if below is None or cell is None:
         return "-"
     change = step(below, cell)
+    if not change.n:
+        return "-"  # no prompt has a valid judgement in both
     return f"{100 * change.difference:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from classifiers.errors import DependencyError, RecipeError
-from evaluation.files import write_json
+from evaluation.files import make_folder, write_json
 from evaluation.measures.intervals import normal_interval
 from rephrasers.models import resolve_model
 
@@ -57,6 +57,7 @@ def measure_capability(
     if unknown:
         raise RecipeError(f"lm-eval knows no task {unknown[0]!r}; `lm-eval ls tasks` lists them")
     reference = resolve_model(model)
+    make_folder(output)
     revision = {} if reference.is_local else {"revision": reference.revision}
     loaded = huggingface(pretrained=reference.path_or_id, device=_device(), batch_size=batch_size, **revision)
     found: dict[str, Any] = lm_eval.simple_evaluate(

@@ -95,15 +95,23 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of a .json, .jsonl, .csv, .txt or .parquet file. Raises DataError that names the file and the line."""
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
+        from pyarrow.lib import ArrowException
 
-        rows: list[Row] = pq.read_table(path).to_pylist()
+        try:
+            rows: list[Row] = pq.read_table(path).to_pylist()
+        except (ArrowException, OSError) as error:
+            raise DataError(f"{path} cannot be read as Parquet: {error}") from error
         return rows
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error}") from error
     if path.suffix == ".csv":
-        return list(csv.DictReader(io.StringIO(text, newline="")))
+        table = csv.DictReader(io.StringIO(text, newline=""))
+        try:
+            return list(table)
+        except csv.Error as error:
+            raise DataError(f"{path}, line {table.reader.line_num}: not CSV ({error})") from None
     if path.suffix == ".txt":
         return [{"prompt": line.rstrip("\r\n")} for line in io.StringIO(text) if line.strip()]
     if path.suffix not in (".json", ".jsonl"):
@@ -113,8 +121,8 @@ def read_rows(path: Path) -> list[Row]:
     for number, part in parts:
         try:
             found += [json.loads(part)] if part.strip() else []
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error.msg})") from None
+        except (ValueError, RecursionError) as error:  # also an integer of more digits than Python reads
+            raise DataError(f"{path}, line {number}: not JSON ({getattr(error, 'msg', error)})") from None
     rows = found[0] if path.suffix == ".json" and found else found
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path}: expected a list of objects, one a prompt")

@@ -144,6 +144,34 @@ def test_errors(folder, untagged, tmp_path):
     assert "exceed the 512 positions" in str(run(*long, expect=1))
 
 
+def test_what_is_no_text_is_said_with_its_place(folder, tmp_path):
+    with pytest.raises(DataError, match="there is no prompt"):
+        read_prompts(None, [], None)  # standard input is closed
+    assert "standard input cannot be read as text" in str(run("--model", folder, text=b"fine\n\xff\n", expect=1))
+    for text, given in (('{"prompt": "\\ud83d hi"}\n', None), ("ok\nhi \udcff\n", None), (None, "hi \udcff")):
+        with pytest.raises(DataError, match=r"(standard input, line [12]|--prompt): .*no text"):
+            read_prompts(given, [], iter((text or "").splitlines(keepends=True)))
+
+
+def test_lines_that_begin_oddly(tmp_path):
+    """A mark of byte order, as some editors write it; an absent id; braces that are no object that could be read."""
+    line = '{"id": null, "prompt": "second"}'
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(line + "\n", encoding="utf-8-sig")
+    wanted = [GivenPrompt("1", "second")]
+    assert read_prompts(None, [file], iter([])) == read_prompts(None, [], iter(["\ufeff" + line])) == wanted
+    deep = '{"a":' * 100_000
+    assert read_prompts(None, [], iter([deep])) == [GivenPrompt("1", deep)]
+
+
+def test_a_picture_that_cannot_be_written(folder, tmp_path):
+    error = run("--model", "/nowhere", "--prompt", "hi", "--plot", tmp_path, expect=2)  # before a model is loaded
+    assert f"--plot {tmp_path} is a folder" in str(error)
+    (tmp_path / "file").write_text("")
+    inside = tmp_path / "file" / "x.png"
+    assert "cannot be written" in str(run("--model", folder, *FAST, "--prompt", "hi", "--plot", inside, expect=1))
+
+
 def test_decoder_of_an_evaluation(folder, untagged):
     model = load(folder, max_new_tokens=8)
     decoder = SafeDecoding(num_beams=2, candidates_per_beam=4, prompts_at_once=2).build(model)

@@ -16,6 +16,7 @@ from decoding.candidate_filter import (
 )
 from decoding.prompt_checks import check_vocabulary, find_tag_id, word_start_ids
 from decoding.safe_beam import safe_beam_search
+from decoding.safe_options import SafeBeamOptions
 from tests.decoding.brute_force_beam import search
 from tests.decoding.toy_model import ToyModel, drawn_logits, table_logits
 
@@ -166,6 +167,36 @@ def test_through_generate():
     assert torch.equal(beams, plain)
     sampled = model.generate(ids, do_sample=True, num_beams=1, return_dict_in_generate=True, **common)
     assert sampled.sequences.shape[0] == 2 and not sampled.sequences.eq(39).any() and sampled.risks.shape[1] <= 9
+
+
+@pytest.mark.parametrize(
+    ("beams", "refill", "sampled"), [(1, False, False), (1, True, False), (3, True, False), (1, False, True)]
+)
+def test_a_streamer_gets_the_whole_answer_through_generate(beams, refill, sampled):
+    from decoding.transformers_generate import safe_generate
+
+    class Streamer:
+        def __init__(self):
+            self.got, self.ended = [], False
+
+        def put(self, value):
+            self.got += value.flatten().tolist()
+
+        def end(self):
+            self.ended = True
+
+    for seed in range(1, 4):
+        model, streamer = tiny_llama(seed), Streamer()
+        out = model.generate(
+            torch.tensor([[5, 6, 7]]), custom_generate=safe_generate, tag_token_id=39, max_new_tokens=9, num_beams=beams,
+            candidates_per_beam=6, refill=refill, do_sample=sampled, token_streamer=streamer,
+        )  # fmt: skip
+        assert streamer.got == out[0].tolist() and streamer.ended
+    with pytest.raises(RecipeError, match="one answer to one prompt"):
+        model.generate(
+            torch.tensor([[5, 6, 7], [8, 9, 10]]), custom_generate=safe_generate, tag_token_id=39, max_new_tokens=2,
+            num_beams=beams, candidates_per_beam=6, do_sample=sampled, token_streamer=Streamer(),
+        )  # fmt: skip
 
 
 def test_rows_and_tree_and_one_by_one_are_equal():
@@ -341,6 +372,20 @@ def test_errors(change, error, message):
     }
     with pytest.raises(error, match=message):
         safe_beam_search(tiny_llama(0), **{**arguments, "max_new_tokens": 4, **change})
+
+
+@pytest.mark.parametrize("penalty", [900.0, -900.0, float("nan"), float("inf")])
+def test_a_length_penalty_that_no_number_can_hold(penalty):
+    with pytest.raises(RecipeError, match=f"length_penalty {penalty}"):
+        SafeBeamOptions(max_new_tokens=64, length_penalty=penalty)
+    assert SafeBeamOptions(max_new_tokens=64, length_penalty=-5.0).length_penalty == -5.0
+
+
+@pytest.mark.parametrize("temperature", [float("nan"), float("inf")])
+def test_a_temperature_that_is_no_number(temperature):
+    """At an infinite one -inf / inf would be no number, and the tag could be drawn."""
+    with pytest.raises(RecipeError, match=f"temperature {temperature}"):
+        SafeBeamOptions(max_new_tokens=4, temperature=temperature)
 
 
 def test_errors_of_models(tmp_path):

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from classifiers.errors import ModelError, RecipeError
+from decoding.prompt_encoding import encode_chat
 from evaluation.files import KeptAnswers
-from evaluation.generation.answering import answer_locally
+from evaluation.generation.answering import answer_by_server, answer_locally
+from evaluation.generation.batched_decoding import _choose
 from evaluation.generation.batches import length_sorted_batches
 from evaluation.generation.local_model import LocalModel
 from evaluation.generation.settings import GenerationSettings
@@ -131,6 +133,39 @@ def test_sampling_depends_on_seed_and_prompt_not_on_the_batch(folder):
     assert together != load(folder, temperature=1.0, top_p=0.9, seed=1).generate(rendered)
     assert together != load(folder).generate(rendered)
     assert load(folder, temperature=1.0, top_p=1e-6).generate(rendered) == load(folder).generate(rendered)
+
+
+def test_sampling_never_leaves_the_nucleus():
+    """A draw just below 1 is 1 in float32; beyond the last token of the nucleus stand those that were excluded."""
+    logits = torch.tensor([[5.0, 4.0, -20.0, -30.0]])
+    draws = np.array([[1 - 2**-53]])
+    for top_p, wanted in ((0.5, 0), (0.9, 1)):
+        assert _choose(logits, torch.tensor([0]), 0, draws, 1.0, top_p).tolist() == [wanted]
+    assert _choose(torch.zeros(1, 4), torch.tensor([0]), 0, draws, 1.0, 1.0).tolist() == [3]
+
+
+def test_a_tag_in_a_prompt_is_ordinary_pieces_for_every_decoder(tmp_path):
+    model = load(save_tiny_model(tmp_path / "tagged", tag=True))
+    text = f"<|user|>say {HARMFULNESS_TAG} twice<|end|><|assistant|>"
+    ids = encode_chat(model.tokenizer, text, HARMFULNESS_TAG)
+    assert model.tag_id not in ids
+    with torch.inference_mode():
+        wanted = model.model(input_ids=torch.tensor([ids])).logits[0, -1, : len(model.tokenizer)]
+    assert torch.allclose(torch.from_numpy(model.next_token_logits([text])[0]), wanted, atol=1e-4)
+
+
+def test_an_empty_system_message_is_another_prompt_than_none(tmp_path):
+    class Server:
+        model_identity = staticmethod(lambda: {"model": "stub", "revision": "1"})
+        identity = staticmethod(lambda: {"decoder": "server"})
+
+        def answers(self, prompts, system, work_folder, on_answer):
+            return {key: f"with {system!r}" for key, _ in prompts}
+
+    kept = KeptAnswers(tmp_path / "answers.jsonl")
+    for system in (None, "", "Be kind"):
+        found = answer_by_server(PROMPTS[:1], Server(), "chat", system, 0, kept, tmp_path, lambda *_: None)
+        assert found == [f"with {system!r}"]
 
 
 def test_a_prefill_is_the_first_tokens_of_a_compliant_answer(folder):

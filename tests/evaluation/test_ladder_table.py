@@ -115,6 +115,21 @@ def test_json_has_every_seed_and_the_papers_numbers():
     assert value["trained_on"]["raw"]["sources"][1]["epochs"] == 2.0
 
 
+def test_a_seed_without_a_valid_judgement_is_no_number():
+    evaluations = {
+        "raw": {"benign": {"0": result([Y, N]), "1": result([None, None])}},
+        "score_0": {"benign": {"0": result([None, None, Y]), "1": result([None, None, None])}},
+    }
+    found = Ladder(("raw", "score_0"), (0, 1), 1, evaluations, {})
+    value = json.dumps(ladder_json(found), allow_nan=False)
+    assert json.loads(value)["tables"][0]["rungs"]["raw"]["benign"]["seeds"]["1"]["value"] is None
+    raw, score_0 = [line for line in ladder_markdown(found).splitlines() if line.startswith(("| raw |", "| score 0"))][
+        :2
+    ]
+    assert "(50.0, -); 2 of 4 invalid" in raw and "(100.0, -); 5 of 6 invalid | - |" in score_0
+    assert "nan" not in ladder_markdown(found) and draw_ladder(found).startswith(b"\x89PNG")
+
+
 def test_the_figure_is_drawn_from_what_there_is():
     assert draw_ladder(ladder()).startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="no rung is evaluated yet"):

@@ -247,6 +247,22 @@ def test_equal_scores_and_differences_are_not_shown_as_certain(tmp_path):
     assert [row["tests_against_first"]["b"]["low"] for row in rows] == [pytest.approx(-0.434, abs=1e-3), None]
 
 
+def test_the_figure_names_every_result(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    shown, legend = [], Figure.legend
+
+    def seen(self, handles, labels, **options):
+        shown.extend(labels)
+        return legend(self, handles, labels, **options)
+
+    monkeypatch.setattr(Figure, "legend", seen)
+    for name in ("_before", "$x_{$"):
+        stored(tmp_path / name, name, ["yes"] * 8)
+    compare_results([tmp_path / "_before", tmp_path / "$x_{$"], tmp_path / "out")
+    assert shown == [" _before", r"\$x_{\$"] and (tmp_path / "out/comparison.png").is_file()
+
+
 def test_results_without_any_measure_have_no_figure(tmp_path):
     folders = [stored(tmp_path / name, name, ["no"] * 8) for name in ("a", "b")]
     compare_results(folders, tmp_path / "out")
@@ -331,6 +347,17 @@ def test_the_command_prints_measures_and_no_prompt_or_answer(model, tmp_path):
         app, ["evaluate", "compare", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "c")]
     )
     assert compared.exit_code == 0 and "+0.0 points" in compared.output
+
+
+def test_a_file_in_the_place_of_the_folder_is_said_before_a_model_is_loaded(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    stored(tmp_path / "a", "a", ["yes"] * 8)
+    with pytest.raises(RecipeError, match=r"file cannot be a folder \(File exists\): give another --output"):
+        evaluate(load_recipe(None, ["model=/nowhere"]), file)
+    with pytest.raises(RecipeError, match=r"file/inside cannot be a folder \(Not a directory\)"):
+        compare_results([tmp_path / "a"], file / "inside")
+    assert file.read_text() == ""
 
 
 def test_items_are_read_as_they_were_written(tmp_path):

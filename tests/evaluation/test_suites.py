@@ -9,6 +9,7 @@ import yaml
 from classifiers.errors import DataError, RecipeError
 from evaluation.files import KeptAnswers, read_lines
 from evaluation.suites import SuitePrompt, known_suites, load_suite
+from evaluation.suites.loading import read_rows
 from evaluation.suites.prompt_forms import completion_prompt, compliant_opening
 
 SIZES = {
@@ -100,6 +101,21 @@ def test_duplicates_keep_different_ids_and_samples_are_fixed(tmp_path):
 def test_wrong_data_says_what_is_wrong(tmp_path, rows, changes, message):
     with pytest.raises(DataError, match=message):
         load_suite(describe(tmp_path, rows, **changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("mine.parquet", b"prompt", "mine.parquet cannot be read as Parquet"),
+        ("mine.csv", b"prompt\n" + b"x" * 200_000, "mine.csv, line 2: not CSV"),
+        ("mine.json", b"[" * 100_000, "mine.json, line 1: not JSON"),
+        ("mine.jsonl", b"{}\n" + b'{"prompt": ' * 100_000, "mine.jsonl, line 2: not JSON"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_rows(tmp_path / name)
 
 
 def test_wrong_descriptions_name_the_key(tmp_path):

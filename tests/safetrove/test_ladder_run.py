@@ -202,6 +202,47 @@ def test_wrong_recipes_say_what_to_do_before_anything_is_trained(corpus, tmp_pat
     assert not list((tmp_path / "out").glob("rungs/*/seed-*"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"safe_beam": {"num_beams": 4, "candidates_per_beam": 6}}, "6 candidates, of which 3 are discarded"),
+        ({"evaluation.settings": {"generation.temperature": 0.8}}, "safe-beam takes 0, safe-sample a temperature"),
+        ({"safe_beam": {"name": "safe-sample"}}, "decoder safe-sample and generation.temperature 0.0"),
+        ({"safe_beam": {"length_penalty": 900.0}}, "length_penalty 900"),
+    ],
+)
+def test_a_decoder_that_cannot_work_is_refused_before_anything_is_trained(tmp_path, changes, message):
+    overrides = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    recipe = write_recipe(tmp_path, tmp_path)
+    with pytest.raises(RecipeError, match=message):
+        load_ladder(recipe, overrides)
+    without = load_ladder(recipe, [*overrides, "rungs=[refusal, tags]"])
+    assert without.rungs == ("refusal", "tags")  # nothing decodes in that way
+
+
+def test_suites_that_cannot_be_asked_are_refused_before_anything_is_trained(corpus, tmp_path):
+    recipe, output = write_recipe(tmp_path, corpus, launcher=["false"]), tmp_path / "out"
+    prompts = (tmp_path / "mine.jsonl").rename(tmp_path / "elsewhere.jsonl")
+    with pytest.raises(DataError, match=r"suite mine: no mine.jsonl in .*; put the file there"):
+        run_ladder(recipe, [], output)
+    write_recipe(tmp_path, corpus, launcher=["false"])
+    lines = prompts.read_text().replace("bad", "good")
+    (tmp_path / "mine.jsonl").write_text(lines)
+    judge = ["evaluation.settings={judges: [safety_classifier]}"]
+    with pytest.raises(RecipeError, match="nothing would be measured"):
+        run_ladder(recipe, judge, output)
+    assert not output.exists()  # so the recipe may still be mended
+
+
+def test_a_finished_ladder_needs_no_suites(finished, tmp_path):
+    folder, recipe, output, _ = finished
+    prompts = (folder / "mine.jsonl").rename(folder / "elsewhere.jsonl")
+    try:
+        assert run_ladder(recipe, [], output) == 0
+    finally:
+        prompts.rename(folder / "mine.jsonl")
+
+
 def test_a_recipe_that_failed_before_training_may_be_mended(corpus, tmp_path):
     recipe = load_ladder(write_recipe(tmp_path, corpus, texts={}))
     output = tmp_path / "out"
