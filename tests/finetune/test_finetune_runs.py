@@ -151,6 +151,22 @@ def test_a_run_that_was_ended_goes_on_from_its_checkpoint(folder, tmp_path, log_
         )
 
 
+@pytest.mark.parametrize("torn", [None, '{"epoch": 0.5, "log_hist'])
+def test_a_checkpoint_that_was_cut_short_is_passed_over(folder, tmp_path, torn):
+    recipe = sft(folder, tmp_path / "out", max_steps=3, save_steps=1, merge=False)
+    whole = run_sft(recipe, report=silent)
+    (tmp_path / "out" / "finetune.json").unlink()
+    # killed while the last one was saved: weights and optimizer are there, the state is not
+    state = tmp_path / "out" / "checkpoints" / "checkpoint-3" / "trainer_state.json"
+    state.unlink() if torn is None else state.write_text(torn)
+    assert run_sft(recipe, report=silent)["log"] == whole["log"]
+    assert json.loads(state.read_text())["global_step"] == 3
+    (tmp_path / "out" / "finetune.json").unlink()
+    for path in (tmp_path / "out" / "checkpoints").glob("*/trainer_state.json"):
+        path.unlink()
+    assert [entry["step"] for entry in run_sft(recipe, report=silent)["log"]] == [1, 2, 3], "none is whole: anew"
+
+
 def test_constrained_fine_tuning_by_hand(folder, tmp_path):
     from finetune.constrained_sft import ConstrainedSettings, constrained_loss, constrained_weights, token_betas
 
