@@ -22,7 +22,7 @@ from finetune.safe_lora import SafeLoraSettings, alignment_matrix, chosen_layers
 from finetune.sft_training import SftRecipe, run_sft
 from finetune.str_training import StrRecipe, run_str
 from safetrove.cli import app
-from tests.finetune.tiny_llama import make_model, save_tiny_writer
+from tests.finetune.tiny_llama import make_model, save_tiny_llama, save_tiny_writer
 
 BASE = {
     "lora": {"rank": 2},
@@ -61,6 +61,16 @@ def command(tmp_path, name, recipe, *overrides):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return CliRunner().invoke(app, ["finetune", name, str(path), *overrides])
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Recipes of short runs from a model of bytes, each with an adapter alone."""
+    base, rows = save_tiny_llama(tmp_path / "base"), tmp_path / "chats.jsonl"
+    turns = [[("user", f"Sum {n}?"), ("assistant", f"It is {n}.")] for n in range(8)]
+    rows.write_text("".join(json.dumps({"messages": [{"role": r, "content": c} for r, c in t]}) + "\n" for t in turns))
+    keys = {**BASE, "data": [{"name": "chats", "path": rows}], "evaluation_rows": 0, "lr": 1e-2, "merge": False}
+    return lambda output, **more: SftRecipe(**{**keys, "model": str(base), "output": output, **more})
 
 
 def logits(model):
@@ -255,6 +265,13 @@ def test_wrong_pairs_are_refused(tmp_path, row, message):
     (tmp_path / "pairs.jsonl").write_text(json.dumps(row))
     with pytest.raises(FinetuneDataError, match=message):
         read_pairs(tmp_path / "pairs.jsonl")
+
+
+def test_what_diverges_behind_the_last_log_entry_is_not_saved(tiny, tmp_path):
+    broken = tiny(tmp_path / "out", lr=1e30, warmup=0, log_steps=5)
+    with pytest.raises(DivergenceError, match="not finite after the last update, so nothing is saved; lower lr"):
+        run_sft(broken, report=silent)
+    assert not (tmp_path / "out" / "finetune.json").exists() and not (tmp_path / "out" / "adapter").exists()
 
 
 def test_errors_come_before_training_and_end_with_the_right_code(folder, tmp_path):
