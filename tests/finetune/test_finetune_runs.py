@@ -274,6 +274,18 @@ def test_what_diverges_behind_the_last_log_entry_is_not_saved(tiny, tmp_path):
     assert not (tmp_path / "out" / "finetune.json").exists() and not (tmp_path / "out" / "adapter").exists()
 
 
+def test_an_adapter_on_an_adapter_alone_never_loads_on_the_model_below(tiny, tmp_path):
+    run_sft(tiny(tmp_path / "first"), report=silent)
+    second = tiny(tmp_path / "second", model=str(tmp_path / "first"), seed=6)
+    run_sft(second, report=silent)
+    config = json.loads((tmp_path / "second" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tmp_path / "first")
+    with pytest.raises((OSError, ValueError), match="first"):  # peft: there is no model
+        AutoPeftModelForCausalLM.from_pretrained(tmp_path / "second" / "adapter")
+    first, both = (logits(load_starting_model(str(tmp_path / name)).model) for name in ("first", "second"))
+    assert not torch.allclose(first, both, atol=1e-3)
+
+
 def test_errors_come_before_training_and_end_with_the_right_code(folder, tmp_path):
     recipe = {**BASE, "model": str(folder), "output": str(tmp_path / "out")}
     wrong = command(tmp_path, "sft", {**recipe, "packing": True})
