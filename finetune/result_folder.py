@@ -52,6 +52,8 @@ def _save_folder(folder: Path, tokenizer: Any, save: Callable[[str], Any]) -> No
     temporary = temporary_name(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     save(str(temporary))
+    # peft writes a card to fill in, with the folder of the base; it would be published in place of ours, which stands above.
+    (temporary / "README.md").unlink(missing_ok=True)
     tokenizer.save_pretrained(str(temporary))
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
