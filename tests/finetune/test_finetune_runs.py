@@ -9,6 +9,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
+from finetune.dpo_training import DpoRecipe, _trainer, read_pairs
 from finetune.errors import (
     DivergenceError,
     FinetuneDataError,
@@ -244,7 +245,11 @@ def test_dpo_through_the_command_line_prefers_the_chosen(folder, tmp_path):
     assert done.exit_code == 0, (done.output, done.exception)
     result = json.loads((tmp_path / "out" / "finetune.json").read_text())
     assert result["metrics"]["last_loss"] < 0.6 and result["data"]["pairs"] == 16
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
+    # trl's copy of the first adapter is no part of the result
+    assert not [path for path in (tmp_path / "out" / "adapter").iterdir() if path.is_dir()]
+    adapter = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out" / "adapter")
+    assert torch.allclose(logits(whole), logits(adapter), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -286,6 +291,15 @@ def test_an_adapter_on_an_adapter_alone_never_loads_on_the_model_below(tiny, tmp
     assert not torch.allclose(first, both, atol=1e-3)
     # peft's own card is an empty form that names folders of this machine; ours is beside the adapter
     assert not (tmp_path / "second" / "adapter" / "README.md").exists()
+    # the reference of full preference tuning is the model that is tuned, whatever lies under its name
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(json.dumps({"prompt": "Why?", "chosen": "No.", "rejected": "So."}) + "\n")
+    keys = {"batch_size": 1, "micro_batch_size": 1, "threads": 1, "lora": None, "max_length": 64}
+    recipe = DpoRecipe(**keys, model=str(tmp_path / "first"), output=tmp_path / "dpo", pairs=pairs)
+    start = load_starting_model(recipe.model)
+    trainer = _trainer(recipe, start.model, start.tokenizer, read_pairs(pairs))
+    assert torch.equal(logits(trainer.ref_model), first)
+    assert not any(weight.requires_grad for weight in trainer.ref_model.parameters())
 
 
 def test_errors_come_before_training_and_end_with_the_right_code(folder, tmp_path):
