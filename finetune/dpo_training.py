@@ -3,6 +3,7 @@
 A pair is a row `{"prompt": TEXT or messages, "chosen": TEXT, "rejected": TEXT}`.
 """
 
+import copy
 import math
 import time
 from collections.abc import Mapping
@@ -83,6 +84,8 @@ def run_dpo(recipe: DpoRecipe, report: Report = print) -> dict[str, Any]:
             raise DivergenceError("the loss is not finite; lower lr or clip_grad")
         metrics = {"seconds": round(time.monotonic() - began, 3), "updates": trainer.state.global_step}
         metrics |= {f"last_{key}": log[-1][key] for key in ("loss", "rewards/accuracies") if key in log[-1]}
+        if recipe.lora is not None and "ref" in model.peft_config:
+            model.delete_adapter("ref")  # trl's copy of the adapter as it began; peft would save it beside ours
         save_model(model, start, recipe)
     data = {"sha256": inputs["pairs"], "pairs": len(pairs)}
     return write_result(recipe, start, {"method": "dpo", "data": data, "metrics": metrics, "log": log})
@@ -106,6 +109,8 @@ def _trainer(recipe: DpoRecipe, model: Any, tokenizer: Any, pairs: list[dict[str
     arguments.pop("remove_unused_columns")
     trainer = DPOTrainer(
         model=model,
+        # trl would load it by the name of the weights' folder: of a merged adapter or a named revision that is another model.
+        ref_model=copy.deepcopy(model).requires_grad_(False) if recipe.lora is None else None,
         args=DPOConfig(**arguments, beta=recipe.beta, max_length=recipe.max_length),
         train_dataset=Dataset.from_list(pairs),
         processing_class=tokenizer,

@@ -111,6 +111,9 @@ def _load_merged(folder: Path, name: str) -> StartingModel:
     start = load_starting_model(_base_of_adapter(folder))
     adapter = folder / "adapter"
     merged = peft.PeftModel.from_pretrained(start.model, str(adapter)).merge_and_unload()
+    # What peft writes down as the base of an adapter that is trained on this: not the base below, under which that adapter would
+    # load and be another model. No model lies in this folder, so peft says that it finds none.
+    merged.name_or_path = str(folder.resolve())
     reference = resolve_adapter(start.reference, adapter, name)
     return StartingModel(name, merged, start.tokenizer, reference)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from finetune.errors import DivergenceError
 from finetune.files import temporary_name, write_json, write_text
 from finetune.loading import RESULT_FILE, StartingModel
 from finetune.magic_tokens.release_guard import CONFIG_KEY, is_marked, mark_not_for_release
@@ -24,8 +25,10 @@ _TITLES = {
 def save_model(model: Any, start: StartingModel, recipe: TrainingRecipe) -> None:
     """Writes adapter/ and model/ as the recipe asks, with the tokenizer in both. A merged adapter is gone from `model`.
 
-    In a folder that is marked as not for release, every model is marked.
+    In a folder that is marked as not for release, every model is marked. Raises DivergenceError, before anything is written, for
+    weights that are no numbers: those of an update behind the last entry of the log show nowhere else.
     """
+    _refuse_broken(model)
     if recipe.lora is None:
         _save_folder(recipe.output / "model", start.tokenizer, model.save_pretrained)
     else:
@@ -37,10 +40,20 @@ def save_model(model: Any, start: StartingModel, recipe: TrainingRecipe) -> None
         mark_not_for_release(recipe.output)
 
 
+def _refuse_broken(model: Any) -> None:
+    for name, weight in model.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise DivergenceError(
+                f"{name} holds numbers that are not finite after the last update, so nothing is saved; lower lr or clip_grad"
+            )
+
+
 def _save_folder(folder: Path, tokenizer: Any, save: Callable[[str], Any]) -> None:
     temporary = temporary_name(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     save(str(temporary))
+    # peft writes a card to fill in, with the folder of the base; it would be published in place of ours, which stands above.
+    (temporary / "README.md").unlink(missing_ok=True)
     tokenizer.save_pretrained(str(temporary))
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)

@@ -1,13 +1,15 @@
 """Runs a ready trainer of this room: resumes from its checkpoints, reports now and then, hands back time and log."""
 
+import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 
 def run_trainer(
@@ -18,9 +20,25 @@ def run_trainer(
     trainer.add_callback(_Progress(method, report))
     folder = Path(str(trainer.args.output_dir))
     began = time.monotonic()
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(folder))
     metrics = {"seconds": round(time.monotonic() - began, 3), "updates": trainer.state.global_step}
     return metrics, [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def _last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; None where there is none.
+
+    transformers writes a checkpoint under its final name, and its state last: that is missing or torn where the process was
+    killed while it saved.
+    """
+    named = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.glob("checkpoint-*"))
+    for _, path in sorted(((int(match[1]), path) for match, path in named if match), reverse=True):
+        try:
+            json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            continue
+        return str(path)
+    return None
 
 
 class _Progress(TrainerCallback):

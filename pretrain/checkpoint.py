@@ -5,11 +5,12 @@ A folder holds the tensors in the format of torch.distributed.checkpoint, which 
 killed at, the tracker names a whole checkpoint. Nothing here needs torch; `checkpoint_tensors` writes and reads the tensors.
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,6 +95,13 @@ def load_state(save: Path, iteration: int) -> TrainingState:
         raise CheckpointError(f"{save / TRACKER} names iteration {iteration}, but {path} is missing") from None
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is not the state of a checkpoint: {error}") from error
+
+
+def state_sha256(state: TrainingState) -> str:
+    """Tells the run and the iteration of a state from every other one: data, model, losses. Ranks and batch size are left out,
+    since the state gets those of the process that goes on."""
+    facts = {key: value for key, value in asdict(state).items() if key not in ("ranks", "global_batch_size")}
+    return hashlib.sha256(json.dumps(json_value(facts), sort_keys=True).encode()).hexdigest()
 
 
 def refuse_difference(what: str, saved: dict[str, Any], now: dict[str, Any], save: Path, advice: str = "") -> None:

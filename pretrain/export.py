@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pretrain.model import Decoder
 
-# Written into the folder, so that a rerun knows whether the export is of the final iteration.
+# Written into the folder, so that a rerun knows whether the export is of its own final iteration.
 NOTE: Final = "pretrain.json"
 
 _LAYER_NAMES: Final = {
@@ -106,11 +106,12 @@ def export_model(
     tokenizer: Path,
     sequence_length: int,
     iteration: int,
+    state: str,
     destination: Path,
 ) -> None:
     """Write the folder `destination`, which `AutoModelForCausalLM` and `AutoTokenizer` load; an older export is replaced.
 
-    `weights` are the decoder's `whole_weights`; one rank writes them. The folder gets its name when it is whole. The tag
+    `weights` are the decoder's `whole_weights`; one rank writes them. `state` is the `state_sha256` of what they are from. The folder gets its name when it is whole. The tag
     is a special token of the tokenizer saved with it. Raises `PretrainRecipeError` as `check_destination` does.
     """
     from safetensors.torch import save_file
@@ -123,10 +124,11 @@ def export_model(
     shutil.copytree(tokenizer, temporary)
     save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
     ends = {"bos_token_id": blend.end_of_document_id, "eos_token_id": blend.end_of_document_id}
+    note = {"iteration": iteration, "state": state, "tag_token": blend.tag_token, "tag_token_id": blend.tag_token_id}
     for name, content in (
         ("config.json", llama_config(decoder, blend, sequence_length)),
         ("generation_config.json", ends),
-        (NOTE, {"iteration": iteration, "tag_token": blend.tag_token, "tag_token_id": blend.tag_token_id}),
+        (NOTE, note),
     ):
         (temporary / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     # safetensors makes its file private; the weights are as readable as the files beside them.

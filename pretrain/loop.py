@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretrain.checkpoint import TrainingState, find_start, load_state, refuse_other_batch_size
+from pretrain.checkpoint import TrainingState, find_start, load_state, refuse_other_batch_size, state_sha256
 from pretrain.errors import PretrainInterruptedError
 from pretrain.export import NOTE, check_destination, export_model, tokenizer_folder, whole_weights
 from pretrain.metrics import Progress
@@ -65,8 +65,8 @@ def pretrain(
         saved = load_state(start.save, start.iteration).global_batch_size
         refuse_other_batch_size(saved, recipe.global_batch_size, keys, start.save)
     done = start is not None and start.save == recipe.save and start.iteration >= recipe.train_iters
-    if start is not None and done and _exported(recipe, start.iteration):
-        return _result(load_state(recipe.save, start.iteration), 0, start.iteration)
+    if start is not None and done and _exported(recipe, state := load_state(recipe.save, start.iteration)):
+        return _result(state, 0, start.iteration)
     if recipe.export is not None:
         check_destination(recipe.export)
     from pretrain.mesh import open_ranks
@@ -136,7 +136,9 @@ def _export(training: "Training", tokenizer: Path) -> None:
     if training.ranks.rank == 0:
         recipe.export.parent.mkdir(parents=True, exist_ok=True)
         blend = training.data.blend
-        export_model(training.decoder, weights, blend, tokenizer, recipe.seq_length, state.iteration, recipe.export)
+        export_model(
+            training.decoder, weights, blend, tokenizer, recipe.seq_length, state.iteration, state_sha256(state), recipe.export
+        )  # fmt: skip
     training.ranks.wait_for_all()
 
 
@@ -185,11 +187,15 @@ class _Window:
         )
 
 
-def _exported(recipe: PretrainRecipe, iteration: int) -> bool:
+def _exported(recipe: PretrainRecipe, state: TrainingState) -> bool:
+    """Whether the export that is asked for is there: not that of another run, whose last iteration may have the same number."""
     if recipe.export is None:
         return True
-    note = recipe.export / NOTE
-    return note.is_file() and json.loads(note.read_text(encoding="utf-8"))["iteration"] == iteration
+    if not (recipe.export / NOTE).is_file():
+        return False
+    note = json.loads((recipe.export / NOTE).read_text(encoding="utf-8"))
+    digest = state_sha256(state)  # exports older than this key have none
+    return note["iteration"] == state.iteration and note.get("state", digest) == digest
 
 
 def _result(state: TrainingState, iterations_run: int, resumed_from: int | None) -> PretrainResult:

@@ -9,6 +9,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
+from finetune.dpo_training import DpoRecipe, _trainer, read_pairs
 from finetune.errors import (
     DivergenceError,
     FinetuneDataError,
@@ -22,7 +23,7 @@ from finetune.safe_lora import SafeLoraSettings, alignment_matrix, chosen_layers
 from finetune.sft_training import SftRecipe, run_sft
 from finetune.str_training import StrRecipe, run_str
 from safetrove.cli import app
-from tests.finetune.tiny_llama import make_model, save_tiny_writer
+from tests.finetune.tiny_llama import make_model, save_tiny_llama, save_tiny_writer
 
 BASE = {
     "lora": {"rank": 2},
@@ -61,6 +62,16 @@ def command(tmp_path, name, recipe, *overrides):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return CliRunner().invoke(app, ["finetune", name, str(path), *overrides])
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Recipes of short runs from a model of bytes, each with an adapter alone."""
+    base, rows = save_tiny_llama(tmp_path / "base"), tmp_path / "chats.jsonl"
+    turns = [[("user", f"Sum {n}?"), ("assistant", f"It is {n}.")] for n in range(8)]
+    rows.write_text("".join(json.dumps({"messages": [{"role": r, "content": c} for r, c in t]}) + "\n" for t in turns))
+    keys = {**BASE, "data": [{"name": "chats", "path": rows}], "evaluation_rows": 0, "lr": 1e-2, "merge": False}
+    return lambda output, **more: SftRecipe(**{**keys, "model": str(base), "output": output, **more})
 
 
 def logits(model):
@@ -151,6 +162,22 @@ def test_a_run_that_was_ended_goes_on_from_its_checkpoint(folder, tmp_path, log_
         )
 
 
+@pytest.mark.parametrize("torn", [None, '{"epoch": 0.5, "log_hist'])
+def test_a_checkpoint_that_was_cut_short_is_passed_over(folder, tmp_path, torn):
+    recipe = sft(folder, tmp_path / "out", max_steps=3, save_steps=1, merge=False)
+    whole = run_sft(recipe, report=silent)
+    (tmp_path / "out" / "finetune.json").unlink()
+    # killed while the last one was saved: weights and optimizer are there, the state is not
+    state = tmp_path / "out" / "checkpoints" / "checkpoint-3" / "trainer_state.json"
+    state.unlink() if torn is None else state.write_text(torn)
+    assert run_sft(recipe, report=silent)["log"] == whole["log"]
+    assert json.loads(state.read_text())["global_step"] == 3
+    (tmp_path / "out" / "finetune.json").unlink()
+    for path in (tmp_path / "out" / "checkpoints").glob("*/trainer_state.json"):
+        path.unlink()
+    assert [entry["step"] for entry in run_sft(recipe, report=silent)["log"]] == [1, 2, 3], "none is whole: anew"
+
+
 def test_constrained_fine_tuning_by_hand(folder, tmp_path):
     from finetune.constrained_sft import ConstrainedSettings, constrained_loss, constrained_weights, token_betas
 
@@ -218,7 +245,11 @@ def test_dpo_through_the_command_line_prefers_the_chosen(folder, tmp_path):
     assert done.exit_code == 0, (done.output, done.exception)
     result = json.loads((tmp_path / "out" / "finetune.json").read_text())
     assert result["metrics"]["last_loss"] < 0.6 and result["data"]["pairs"] == 16
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
+    # trl's copy of the first adapter is no part of the result
+    assert not [path for path in (tmp_path / "out" / "adapter").iterdir() if path.is_dir()]
+    adapter = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out" / "adapter")
+    assert torch.allclose(logits(whole), logits(adapter), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +270,36 @@ def test_wrong_pairs_are_refused(tmp_path, row, message):
     (tmp_path / "pairs.jsonl").write_text(json.dumps(row))
     with pytest.raises(FinetuneDataError, match=message):
         read_pairs(tmp_path / "pairs.jsonl")
+
+
+def test_what_diverges_behind_the_last_log_entry_is_not_saved(tiny, tmp_path):
+    broken = tiny(tmp_path / "out", lr=1e30, warmup=0, log_steps=5)
+    with pytest.raises(DivergenceError, match="not finite after the last update, so nothing is saved; lower lr"):
+        run_sft(broken, report=silent)
+    assert not (tmp_path / "out" / "finetune.json").exists() and not (tmp_path / "out" / "adapter").exists()
+
+
+def test_an_adapter_on_an_adapter_alone_never_loads_on_the_model_below(tiny, tmp_path):
+    run_sft(tiny(tmp_path / "first"), report=silent)
+    second = tiny(tmp_path / "second", model=str(tmp_path / "first"), seed=6)
+    run_sft(second, report=silent)
+    config = json.loads((tmp_path / "second" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tmp_path / "first")
+    with pytest.raises((OSError, ValueError), match="first"):  # peft: there is no model
+        AutoPeftModelForCausalLM.from_pretrained(tmp_path / "second" / "adapter")
+    first, both = (logits(load_starting_model(str(tmp_path / name)).model) for name in ("first", "second"))
+    assert not torch.allclose(first, both, atol=1e-3)
+    # peft's own card is an empty form that names folders of this machine; ours is beside the adapter
+    assert not (tmp_path / "second" / "adapter" / "README.md").exists()
+    # the reference of full preference tuning is the model that is tuned, whatever lies under its name
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(json.dumps({"prompt": "Why?", "chosen": "No.", "rejected": "So."}) + "\n")
+    keys = {"batch_size": 1, "micro_batch_size": 1, "threads": 1, "lora": None, "max_length": 64}
+    recipe = DpoRecipe(**keys, model=str(tmp_path / "first"), output=tmp_path / "dpo", pairs=pairs)
+    start = load_starting_model(recipe.model)
+    trainer = _trainer(recipe, start.model, start.tokenizer, read_pairs(pairs))
+    assert torch.equal(logits(trainer.ref_model), first)
+    assert not any(weight.requires_grad for weight in trainer.ref_model.parameters())
 
 
 def test_errors_come_before_training_and_end_with_the_right_code(folder, tmp_path):

@@ -57,6 +57,25 @@ def test_exported_model_has_equal_logits(recipe, tmp_path):
     assert [path.name for path in recipe.export.parent.iterdir()] == ["hf"]
 
 
+def test_the_export_of_another_run_is_not_taken_for_this_ones(recipe, tmp_path):
+    save_tokenizer(recipe.data.parent / "tokenizer")
+    first = recipe.model_copy(update={"export": tmp_path / "hf", "train_iters": 2})
+    pretrain(first, lambda line: None)
+    # another run of as many iterations, whose process ended between its last checkpoint and its export
+    second = first.model_copy(update={"seed": 7, "save": tmp_path / "second"})
+    pretrain(second.model_copy(update={"export": None}), lambda line: None)
+    assert pretrain(second, lambda line: None).iterations_run == 0
+    decoder = new_decoder(recipe.model, 61, recipe.seed)
+    load_weights(checkpoint_folder(second.save, 2), decoder, ALONE)
+    ids = torch.arange(16)[None]
+    with torch.no_grad():
+        ours, exported = decoder(ids), AutoModelForCausalLM.from_pretrained(second.export)(ids).logits
+    torch.testing.assert_close(exported, ours, rtol=1e-5, atol=1e-5)
+    # its own is known again, without the data
+    recipe.data.unlink()
+    assert pretrain(second, lambda line: None).iterations_run == 0
+
+
 def test_a_folder_that_holds_no_export_is_not_replaced(recipe, tmp_path):
     save_tokenizer(recipe.data.parent / "tokenizer")
     recipe = recipe.model_copy(update={"export": tmp_path / "mine", "train_iters": 1})
@@ -69,7 +88,7 @@ def test_a_folder_that_holds_no_export_is_not_replaced(recipe, tmp_path):
         pretrain(recipe, lambda line: None)
     assert not recipe.save.exists(), "refused before training"
     with pytest.raises(PretrainRecipeError, match=message):
-        export_model(None, {}, None, recipe.data.parent / "tokenizer", 16, 1, recipe.export)
+        export_model(None, {}, None, recipe.data.parent / "tokenizer", 16, 1, "", recipe.export)
     assert (recipe.export / "notes.txt").read_text() == "years of work"
     (recipe.export / "notes.txt").unlink()
     pretrain(recipe, lambda line: None)  # an empty folder will do
