@@ -111,8 +111,9 @@ def export_model(
 ) -> None:
     """Write the folder `destination`, which `AutoModelForCausalLM` and `AutoTokenizer` load; an older export is replaced.
 
-    `weights` are the decoder's `whole_weights`; one rank writes them. `state` is the `state_sha256` of what they are from. The folder gets its name when it is whole. The tag
-    is a special token of the tokenizer saved with it. Raises `PretrainRecipeError` as `check_destination` does.
+    `weights` are the decoder's `whole_weights`; one rank writes them. `state` is the `state_sha256` of what they are from. The
+    folder gets its name when it is whole. The tag is a special token of the tokenizer saved with it. Raises
+    `PretrainRecipeError` as `check_destination` does.
     """
     from safetensors.torch import save_file
 

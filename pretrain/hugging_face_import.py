@@ -15,13 +15,15 @@ from pretrain.model import WeightSource
 from pretrain.recipe import ModelConfig
 
 _EMBEDDING = "embedding.weight"
+# Says in config.json that a model learnt the negative mode of magic tokens; finetune/magic_tokens/release_guard.py writes it.
+_NEGATIVE_MODE = "safetrove_negative_mode"
 
 
 def llama_shape(folder: Path) -> dict[str, Any]:
     """The keys of `ModelConfig` that the folder's `config.json` fixes.
 
-    Raises `CheckpointError` where the folder is missing or holds something else than a Llama with tied embeddings, plain
-    rotary positions and no biases, which is what this decoder computes.
+    Raises `CheckpointError` where the folder is missing, is marked as not for release, or holds something else than a Llama
+    with tied embeddings, plain rotary positions and no biases, which is what this decoder computes.
     """
     path = folder / "config.json"
     try:
@@ -32,6 +34,11 @@ def llama_shape(folder: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise CheckpointError(f"init_from: {path} is no JSON: {error}") from error
+    if config.get(_NEGATIVE_MODE) is True:
+        raise CheckpointError(
+            f"init_from: {path} says that this model was trained with rows of the negative mode and must not be published; what "
+            "is trained on from it would not say so. Begin from the base, or from a model without that mode"
+        )
     rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
     wrong = [
         ("model_type", config.get("model_type"), "llama"),

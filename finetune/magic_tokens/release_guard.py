@@ -31,7 +31,8 @@ def mark_not_for_release(folder: Path) -> None:
 
 
 def is_marked(folder: Path) -> Path | None:
-    """The file under `folder` that says that it must not be released, or None."""
+    """The file under or above `folder` that says that it must not be released, or None. Above: checkpoints, and a model that
+    was saved when its run was killed, lie in a marked folder without a mark of their own."""
     if not folder.is_dir():
         return None
     marks = sorted(folder.rglob(MARK_FILE))
@@ -41,7 +42,7 @@ def is_marked(folder: Path) -> Path | None:
         for path in sorted(folder.rglob(name)):
             if _says_negative(path):
                 return path
-    return None
+    return next((mark for parent in folder.resolve().parents if (mark := parent / MARK_FILE).is_file()), None)
 
 
 def refuse_to_publish(folder: Path) -> None:

@@ -286,6 +286,9 @@ def test_a_marked_checkpoint_is_refused_however_it_was_copied(tmp_path):
     assert is_marked(model) == model / "config.json"
     with pytest.raises(ReleaseRefusedError):
         refuse_to_publish(model)
+    checkpoint = result / "checkpoints" / "checkpoint-20"
+    checkpoint.mkdir(parents=True)
+    assert is_marked(checkpoint) == result / MARK_FILE, "without a mark of its own"
     unreadable = tmp_path / "unreadable"
     (unreadable / "config.json").mkdir(parents=True)
     with pytest.raises(ReleaseRefusedError, match=r"config\.json cannot be read \(.*\), so it may be marked"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from finetune.magic_tokens.release_guard import mark_not_for_release
 from pretrain.errors import CheckpointError
 from pretrain.export import whole_weights
 from pretrain.hugging_face_import import llama_shape, llama_weights
@@ -121,6 +122,9 @@ def test_broken_and_foreign_folders_are_named(folder, recipe, tmp_path):
         path.unlink()
     with pytest.raises(CheckpointError, match=r"no \.safetensors files"):
         imported(folder, recipe.model, 61)
+    mark_not_for_release(folder)
+    with pytest.raises(CheckpointError, match="trained with rows of the negative mode and must not be published"):
+        llama_shape(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="is no JSON"):
         llama_shape(folder)
