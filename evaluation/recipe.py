@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from classifiers.errors import RecipeError
 from evaluation.generation.local_model import Form
@@ -53,6 +53,12 @@ class EvaluationRecipe(BaseModel):
             raise ValueError("at least one suite, each once")
         return value
 
+    @model_validator(mode="after")
+    def _system_has_a_chat(self) -> "EvaluationRecipe":
+        if self.form == "completion" and self.system is not None:
+            raise ValueError("system: a text to continue has none; set `form: chat`, or leave `system` out")
+        return self
+
     @field_validator("judges")
     @classmethod
     def _judges_once(cls, value: tuple[JudgeChoice, ...]) -> tuple[JudgeChoice, ...]:
@@ -93,8 +99,8 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> EvaluationR
 def _value(override: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RecipeError(f"--set {override}: the value is not YAML") from None
+    except (yaml.YAMLError, ValueError):  # ValueError: of a date that does not exist
+        raise RecipeError(f"--set {override}: the value is not YAML; put it in quotes") from None
 
 
 def _put(values: dict[str, Any], dotted: str, value: Any) -> None:

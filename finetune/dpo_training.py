@@ -20,7 +20,7 @@ from finetune.loading import add_lora, load_starting_model, starting_reference
 from finetune.recipe import TrainingRecipe
 from finetune.result_folder import save_model, write_result
 from finetune.run_inputs import check_finished, compare_inputs, json_sha256, keep_inputs
-from finetune.training import Report, begin, to_device, training_arguments
+from finetune.training import Report, begin, on_one_device, to_device, training_arguments
 
 
 class DpoRecipe(TrainingRecipe):
@@ -111,7 +111,7 @@ def _trainer(recipe: DpoRecipe, model: Any, tokenizer: Any, pairs: list[dict[str
         model=model,
         # trl would load it by the name of the weights' folder: of a merged adapter or a named revision that is another model.
         ref_model=copy.deepcopy(model).requires_grad_(False) if recipe.lora is None else None,
-        args=DPOConfig(**arguments, beta=recipe.beta, max_length=recipe.max_length),
+        args=on_one_device(DPOConfig(**arguments, beta=recipe.beta, max_length=recipe.max_length)),
         train_dataset=Dataset.from_list(pairs),
         processing_class=tokenizer,
     )

@@ -151,8 +151,8 @@ def load_recipe(path: Path, kind: type[Recipe], overrides: Sequence[str] = ()) -
             raise FinetuneRecipeError(f"--set {override}: write it as key=value, for example --set lr=1e-4")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise FinetuneRecipeError(f"--set {override}: the value is not YAML") from None
+        except (yaml.YAMLError, ValueError):  # ValueError: of a date that does not exist
+            raise FinetuneRecipeError(f"--set {override}: the value is not YAML; put it in quotes") from None
         _put(values, key, value, override)
     try:
         return kind.model_validate(values)

@@ -9,6 +9,7 @@ OUTPUT/README.md       the model card
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,10 +115,15 @@ def _read_inputs(recipe: ChatRecipe, tagger: Tagger | None, more_inputs: MoreInp
 
 
 def begin(recipe: TrainingRecipe, method: str) -> dict[str, Any] | None:
-    """Freezes the recipe in the result folder; the result, where it is there. Raises ResultFolderError for another recipe.
+    """Freezes the recipe in the result folder; the result, where it is there. Raises ResultFolderError for another recipe,
+    FinetuneRecipeError under a launcher of several processes.
 
     A run from a model that must not be released is marked so itself, before its first weight is written.
     """
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise FinetuneRecipeError(
+            f"WORLD_SIZE is {processes}: a run is one process, whose files several would write at once; start it without torchrun"
+        )
     wanted = json.loads(json.dumps({"method": method, **recipe.model_dump(mode="json")}))
     frozen = recipe.output / "recipe.yaml"
     if frozen.is_file():
@@ -142,21 +148,18 @@ def to_device(model: Any) -> Any:
 
 
 def training_arguments(recipe: TrainingRecipe) -> dict[str, Any]:
-    """A recipe's settings as keyword arguments of transformers.TrainingArguments. Raises FinetuneRecipeError where the
-    ranks do not divide the batch."""
-    import os
-
+    """A recipe's settings as keyword arguments of transformers.TrainingArguments. Raises FinetuneRecipeError where
+    micro-batches do not make up the batch."""
     import torch
 
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    if recipe.batch_size % (recipe.micro_batch_size * ranks):
+    if recipe.batch_size % recipe.micro_batch_size:
         raise FinetuneRecipeError(
-            f"batch_size {recipe.batch_size} must be a multiple of micro_batch_size {recipe.micro_batch_size} x {ranks} ranks"
+            f"batch_size {recipe.batch_size} must be a multiple of micro_batch_size {recipe.micro_batch_size}"
         )
     return {
         "output_dir": str(recipe.output / "checkpoints"),
         "per_device_train_batch_size": recipe.micro_batch_size,
-        "gradient_accumulation_steps": recipe.batch_size // (recipe.micro_batch_size * ranks),
+        "gradient_accumulation_steps": recipe.batch_size // recipe.micro_batch_size,
         "num_train_epochs": recipe.epochs,
         "max_steps": recipe.max_steps or -1,
         "learning_rate": recipe.lr,
@@ -181,6 +184,14 @@ def training_arguments(recipe: TrainingRecipe) -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
     }
+
+
+def on_one_device(arguments: Any) -> Any:
+    """TrainingArguments that use the first of several accelerators. transformers would take all: a micro-batch for each, which
+    makes the batch larger than the recipe's, and copies of the model for which our hooks and losses are not made."""
+    _ = arguments.device  # counts the accelerators
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def features(rows: Sequence[TokenisedChat]) -> list[dict[str, Any]]:
@@ -217,7 +228,7 @@ def _train(run: Run, objective: Any, method: str) -> tuple[dict[str, Any], list[
     rows, collate = run.rows.train, collator(run.start.tokenizer)
     trainer = SupervisedTrainer(
         model=run.model,
-        args=TrainingArguments(**training_arguments(run.recipe)),
+        args=on_one_device(TrainingArguments(**training_arguments(run.recipe))),
         train_dataset=features(rows) if run.anchors is None else run.anchors.features(rows),
         data_collator=collate if run.anchors is None else run.anchors.collator(collate, len(rows)),
         objective=objective,

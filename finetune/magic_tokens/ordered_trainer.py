@@ -6,6 +6,7 @@ from torch.utils.data import SequentialSampler
 from transformers import TrainingArguments
 
 from finetune.trainer import SupervisedTrainer
+from finetune.training import on_one_device
 
 
 class OrderedTrainer(SupervisedTrainer):
@@ -13,9 +14,8 @@ class OrderedTrainer(SupervisedTrainer):
 
     def __init__(self, model: Any, arguments: dict[str, Any], rows: list[dict[str, Any]], collator: Any) -> None:
         self._rows = rows
-        super().__init__(
-            model=model, args=TrainingArguments(**arguments), train_dataset=rows, data_collator=collator, objective=None
-        )
+        args = on_one_device(TrainingArguments(**arguments))
+        super().__init__(model=model, args=args, train_dataset=rows, data_collator=collator, objective=None)
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
         return SequentialSampler(self._rows)

@@ -16,6 +16,7 @@ from finetune.safesteer.losses import full_reverse_kl, log_probabilities, positi
 from finetune.safesteer.rollouts import PlannedAnswer, answer_logits, rollout_batch
 from finetune.safesteer.sampling import AnswerRequest, SampledAnswer, SamplingLimits, paired, sample_answers
 from finetune.safesteer.teacher import SteeredTeacher
+from finetune.training import on_one_device
 
 Loss = Literal["partial", "generalised", "bucketed", "full"]
 
@@ -50,7 +51,7 @@ class SafeSteerTrainer(transformers.Trainer):
         settings: SafeSteerSettings,
         **trainer_arguments: Any,
     ) -> None:
-        args = transformers.TrainingArguments(**arguments)
+        args = on_one_device(transformers.TrainingArguments(**arguments))
         super().__init__(
             model=model,
             args=args,

@@ -321,6 +321,8 @@ def test_a_name_that_looks_like_a_lengthened_one_stays_apart(tmp_path, monkeypat
         (["suites=[nothing]"], "no suite 'nothing'; known"),
         (["prefill_tokens=[-1]"], "prefill_tokens: Value error, different whole numbers"),
         (["generation.max_tokens=1"], "generation.max_tokens: Extra inputs are not permitted"),
+        (["form=completion", "system=Be kind."], "a text to continue has none; set `form: chat`"),
+        (["model=2026-02-30"], "the value is not YAML; put it in quotes"),
         (["limit"], "--set limit: write it as key=value"),
         (["model=x", "model.name=y"], "--set model.name: model holds a single value"),
     ],

@@ -73,6 +73,7 @@ def test_overrides_reach_into_sections_and_lists(tmp_path):
         (GOOD, ["no_such_key=1"], "no_such_key: Extra inputs"),
         (GOOD, ["lr"], "--set lr: write it as key=value"),
         (GOOD, ["lr={"], "the value is not YAML"),
+        (GOOD, ["output=2026-02-30"], "the value is not YAML; put it in quotes"),
         (GOOD, ["lr.inner.deep=1"], "lr: Input should be a valid number"),
         (GOOD, ["data.7.share=1"], "7 is no entry of the list, which has 2"),
         (GOOD, ["data.0.path.x=1"], "data.0.path holds a single value"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 from peft import AutoPeftModelForCausalLM
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 from typer.testing import CliRunner
 
 from finetune.dpo_training import DpoRecipe, _trainer, read_pairs
@@ -14,6 +14,7 @@ from finetune.errors import (
     DivergenceError,
     FinetuneDataError,
     FinetuneModelError,
+    FinetuneRecipeError,
     ReferenceCacheError,
     ResultFolderError,
 )
@@ -22,6 +23,7 @@ from finetune.recipe import load_recipe
 from finetune.safe_lora import SafeLoraSettings, alignment_matrix, chosen_layers, projection_cosine
 from finetune.sft_training import SftRecipe, run_sft
 from finetune.str_training import StrRecipe, run_str
+from finetune.training import on_one_device, training_arguments
 from safetrove.cli import app
 from tests.finetune.tiny_llama import make_model, save_tiny_llama, save_tiny_writer
 
@@ -324,3 +326,17 @@ def test_recipes_override_by_dotted_keys(tmp_path):
     path.write_text(yaml.safe_dump({**BASE, "output": "out"}))
     loaded = load_recipe(path, StrRecipe, ["penalty.space=mass", "penalty.tokens.most=7"])
     assert (loaded.penalty.space, loaded.penalty.tokens.most) == ("mass", 7)
+
+
+def test_a_launcher_of_several_processes_is_refused_before_anything_is_written(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(FinetuneRecipeError, match="WORLD_SIZE is 2: a run is one process"):
+        run_sft(sft(folder, tmp_path / "out"), report=silent)
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_several_accelerators_one_is_used(folder, tmp_path):
+    arguments = TrainingArguments(**training_arguments(sft(folder, tmp_path / "out")))
+    assert arguments.device.type == "cpu" and on_one_device(arguments).n_gpu == 0
+    arguments._n_gpu = 8  # as transformers counts them where there are eight
+    assert on_one_device(arguments).n_gpu == 1 and arguments.train_batch_size == BASE["micro_batch_size"]
