@@ -1,7 +1,16 @@
 """`safetrove` and `python -m safetrove`: set the environment, check the rooms, run a command, map errors to exit codes."""
 
+import errno
 import os
 import sys
+
+# What no room foresees, since it may happen at any file.
+_RIGHTS, _SPACE = "get the right to write there, or give another folder", "free space, or raise the quota"
+_OTHER = "give another folder"
+_NOT_WRITABLE = {
+    errno.EACCES: _RIGHTS, errno.EPERM: _RIGHTS, errno.EROFS: _RIGHTS, errno.ENOSPC: _SPACE, errno.EDQUOT: _SPACE,
+    errno.ENOTDIR: _OTHER, errno.EEXIST: _OTHER,
+}  # fmt: skip
 
 # before any library is imported: no variable values in tracebacks (they would hold document text), no telemetry
 os.environ.setdefault("LOGURU_DIAGNOSE", "NO")
@@ -27,10 +36,13 @@ def main() -> None:
         raise SystemExit(130) from None
     except Exception as error:
         code = getattr(error, "exit_code", None)  # the rooms' error trees carry it
-        if not isinstance(code, int):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(code) from None
+        if isinstance(code, int):
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(code) from None
+        if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
+            print(f"error: {error}; {_NOT_WRITABLE[error.errno]}", file=sys.stderr)
+            raise SystemExit(1) from None
+        raise
 
 
 if __name__ == "__main__":

@@ -147,6 +147,18 @@ def test_a_folder_that_is_no_run_exits_with_1(tmp_path):
     assert f"{tmp_path}: not a run folder" in process.stderr and "Traceback" not in process.stderr
 
 
+def test_a_folder_that_cannot_be_one_is_told(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    where = tmp_path / "file" / "run"
+    done = subprocess.run(
+        [sys.executable, "-m", "safetrove", "run", ROOT / "recipes" / "sample.yaml", "--output", where],
+        **{"capture_output": True, "text": True, "cwd": ROOT},
+    )
+    assert (
+        done.returncode == 1 and done.stderr == f"error: [Errno 20] Not a directory: '{where}'; give another folder\n"
+    )
+
+
 def test_doctor_finds_nothing_missing():
     assert "the demo will work here" in command_line("doctor").stdout
 
