@@ -26,6 +26,7 @@ FASTTEXT = {"score": {"classifiers": ["fasttext"]}}
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # eight minutes of two quiet cores
 def test_three_failures_then_one_rerun_gives_the_bytes_of_a_local_run(tmp_path):
     mended = tmp_path / "mended"
     slurm = {
