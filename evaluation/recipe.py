@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from classifiers.errors import RecipeError
+from classifiers.overrides import put_overrides
 from evaluation.generation.local_model import Form
 from evaluation.generation.safe_decoder import SafeDecoding
 from evaluation.generation.settings import GenerationSettings
@@ -82,32 +83,9 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> EvaluationR
             raise RecipeError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path} is no recipe: expected `key: value` lines at its top level")
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise RecipeError(
-                f"--set {override}: write it as key=value, for example --set generation.max_new_tokens=32"
-            )
-        _put(values, key, _value(override, text))
+    put_overrides(values, overrides, "generation.max_new_tokens=32")
     try:
         return EvaluationRecipe.model_validate(values)
     except ValidationError as error:
         wrong = "\n".join(f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise RecipeError(f"{path or 'the evaluation'} is wrong:\n{wrong}") from error
-
-
-def _value(override: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):  # ValueError: of a date that does not exist
-        raise RecipeError(f"--set {override}: the value is not YAML; put it in quotes") from None
-
-
-def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    for parent in parents:
-        inner = values.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise RecipeError(f"--set {dotted}: {parent} holds a single value")
-        values = inner
-    values[last] = value

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from classifiers.overrides import put_overrides
 from finetune.errors import FinetuneRecipeError
 from finetune.loading import LoraSettings
 from rephrasers.embedded_writer import EMBEDDED_NAME
@@ -145,15 +146,7 @@ def load_recipe(path: Path, kind: type[Recipe], overrides: Sequence[str] = ()) -
         raise FinetuneRecipeError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise FinetuneRecipeError(f"{path} is no recipe: expected `key: value` lines at its top level")
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise FinetuneRecipeError(f"--set {override}: write it as key=value, for example --set lr=1e-4")
-        try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):  # ValueError: of a date that does not exist
-            raise FinetuneRecipeError(f"--set {override}: the value is not YAML; put it in quotes") from None
-        _put(values, key, value, override)
+    put_overrides(values, overrides, "lr=1e-4", FinetuneRecipeError)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -163,24 +156,3 @@ def load_recipe(path: Path, kind: type[Recipe], overrides: Sequence[str] = ()) -
 
 def _name(location: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in location) or "the keys together"
-
-
-def _put(values: dict[str, Any], dotted: str, value: Any, override: str) -> None:
-    parts = dotted.split(".")
-    place: Any = values
-    for number, part in enumerate(parts):
-        last = number == len(parts) - 1
-        if isinstance(place, list):
-            if not part.isdigit() or int(part) >= len(place):
-                raise FinetuneRecipeError(f"--set {override}: {part} is no entry of the list, which has {len(place)}")
-            key: Any = int(part)
-        elif isinstance(place, dict):
-            key = part
-            if not last and place.get(part) is None:
-                place[part] = {}
-        else:
-            raise FinetuneRecipeError(f"--set {override}: {'.'.join(parts[:number])} holds a single value")
-        if last:
-            place[key] = value
-        else:
-            place = place[key]

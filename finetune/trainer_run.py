@@ -36,7 +36,7 @@ def _last_whole_checkpoint(folder: Path) -> str | None:
         try:
             json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
-            continue
+            continue  # cut short: the one before it
         return str(path)
     return None
 

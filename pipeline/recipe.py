@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from classifiers.errors import RecipeError
+from classifiers.overrides import put_overrides
 from pipeline.executors.settings import Execution
 from pipeline.manifest import flatten
 from rephrasers.servers.settings import ServerSettings
@@ -270,8 +271,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         raise RecipeError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(value, dict):
         raise RecipeError(f"{path}: a recipe is a YAML mapping with at least `name` and `sources`")
-    for override in overrides or []:
-        _set(value, override)
+    put_overrides(value, overrides or [], "tag.rate=0.1")
     return parse_recipe(value, str(path), path.parent.resolve())
 
 
@@ -382,32 +382,3 @@ def output_part(recipe: dict[str, Any]) -> dict[str, Any]:
     for suite in suites:
         kept |= flatten({k: v for k, v in suite.items() if k != "path"}, f"ingest.decontaminate.{suite['name']}.")
     return kept
-
-
-def _set(value: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise RecipeError(f"--set {override}: write it as dotted.key=value, for example --set tag.rate=0.1")
-    try:
-        given = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):  # ValueError: of a date that does not exist
-        raise RecipeError(
-            f"--set {override}: the value is not YAML; put a text in quotes, for example --set '{key}=\"*.jsonl\"'"
-        ) from None
-    *parents, last = key.split(".")
-    place: Any = value
-    for parent in parents:
-        if isinstance(place, list) and parent.isdigit() and int(parent) < len(place):
-            place = place[int(parent)]
-        elif isinstance(place, dict):
-            place = place.setdefault(parent, {})
-        else:
-            raise RecipeError(f"--set {override}: {parent} is not a section of the recipe")
-    if isinstance(place, list):
-        if not last.isdigit() or int(last) >= len(place):
-            raise RecipeError(f"--set {override}: the list has {len(place)} entries")
-        place[int(last)] = given
-    elif isinstance(place, dict):
-        place[last] = given
-    else:
-        raise RecipeError(f"--set {override}: {'.'.join(parents)} is not a section of the recipe")

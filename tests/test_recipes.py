@@ -210,7 +210,7 @@ def test_where_a_calibration_lies_is_no_part_of_the_identity():
 
 @pytest.mark.parametrize("override", ["sources.0.path=*.jsonl", "name=@x", "name=[a", "sources.0.id_column=2024-02-30"])
 def test_an_override_that_is_no_yaml_is_told(override):
-    with pytest.raises(RecipeError, match=rf"--set {re.escape(override)}: the value is not YAML; put a text in quotes"):
+    with pytest.raises(RecipeError, match=rf"--set {re.escape(override)}: the value is not YAML; put it in quotes"):
         load_recipe(ROOT / "recipes" / "sample.yaml", [override])
 
 

@@ -4,10 +4,9 @@ FOLDER/README.md is the card, FOLDER/data/train-00000-of-0000N.parquet are the r
 did not. Unsafe source texts are not in it.
 """
 
-import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,16 @@ import pyarrow.parquet as pq
 from classifiers.errors import DataError
 from pipeline.atomic_files import write_text
 from pipeline.dataset_export.yields import YIELDS_FOLDER, write_yields, yields_by_style
+from pipeline.ingest.input_files import frozen_input_files
 from pipeline.manifest import Manifest, output_state
 from pipeline.recipe import Recipe
 from pipeline.run import load_frozen_recipe
 from pipeline.run_folder import RunFolder
 from pipeline.shard_state import read_manifest
+from pipeline.stage import ShardRef, Stage
 from pipeline.stages.assignments import prompt_hashes
-from pipeline.stages.synthesis import STAGE_OF_KIND, synthetic_table
+from pipeline.stages.order import build_stages
+from pipeline.stages.synthesis import synthetic_table
 from pipeline.stages.tokenise import synthetic_kinds
 from rephrasers.verify import DraftKind
 
@@ -141,11 +143,46 @@ def _is_ours(folder: Path) -> bool:
     return names <= _OURS and card.is_file() and _CARD_TAG in card.read_text(encoding="utf-8", errors="replace")
 
 
-def _check_chain(run: RunFolder, chain: list[Manifest], before: Sequence[Manifest] = ()) -> None:
-    """Raises DataError where a shard of the stages that lead to a text was kept stale by force, or was made from what another
-    of them, or of those `before` them, has done again since."""
-    outputs = {path: output.sha256 for manifest in [*before, *chain] for path, output in manifest.outputs.items()}
-    for manifest in chain:
+def _finished(run: RunFolder, recipe: Recipe, kind: DraftKind) -> list[Manifest]:
+    """The manifests of all shards of the stage that lets texts of a kind through, in order. Raises DataError where one is not
+    finished or not as it was written, and where anything that leads to it is not what it was made from."""
+    stages = {stage.name: stage for stage in build_stages(recipe, run, frozen_input_files(run) or [])}
+    last = stages[f"verify-{kind}"]
+    if not last.shards:
+        raise DataError(f"{run.root}: no shard of this run is finished")
+    leading = _leading(stages, [(last.name, shard) for shard in range(last.shards)])
+    _check_leading(run, leading)
+    manifests = [leading[last.name, shard] for shard in range(last.shards)]
+    for path, recorded in (output for manifest in manifests for output in manifest.outputs.items()):
+        if output_state(run.root / path, recorded, full=True) != "ok":
+            raise DataError(f"{run.root / path}: not as its stage wrote it; safetrove rerun it before exporting")
+    return manifests
+
+
+def _leading(stages: Mapping[str, Stage], ends: Sequence[ShardRef]) -> dict[ShardRef, Manifest]:
+    """The manifests of these shards and of all that lead to them. Raises DataError where one is not finished."""
+    found: dict[ShardRef, Manifest] = {}
+    open_ends = list(reversed(ends))
+    while open_ends:
+        name, shard = open_ends.pop()
+        if (name, shard) in found:
+            continue
+        stage = stages[name]
+        manifest = read_manifest(stage.run, name, shard)
+        if manifest is None:
+            root = stage.run.root
+            raise DataError(
+                f"{root}: shard {shard} of {name} is not finished; run `safetrove status {root}`, then finish it"
+            )
+        found[name, shard] = manifest
+        open_ends += stage.inputs(shard)
+    return found
+
+
+def _check_leading(run: RunFolder, leading: Mapping[ShardRef, Manifest]) -> None:
+    """Raises DataError where a shard was kept stale by force, or was made from what another of them has done again since."""
+    outputs = {path: output.sha256 for manifest in leading.values() for path, output in manifest.outputs.items()}
+    for manifest in leading.values():
         where = f"{run.root}: shard {manifest.shard} of {manifest.stage}"
         if manifest.forced_stale:
             raise DataError(f"{where} was kept stale (--force-stale); rerun it before exporting")
@@ -154,50 +191,6 @@ def _check_chain(run: RunFolder, chain: list[Manifest], before: Sequence[Manifes
             raise DataError(
                 f"{where} was made from what was done again since; finish it with `safetrove run` before exporting"
             )
-
-
-def _leading_stages(recipe: Recipe, kind: DraftKind) -> list[str]:
-    """The stages by document shard that lead to a text of a kind, in order; articles are written from dialogues."""
-    classifiers = [f"score-{name}" for name in recipe.score.classifiers]
-    dialogues = ["refuse"] if kind == "moral" else []
-    return [
-        "ingest",
-        "documents",
-        "embed",
-        *classifiers,
-        "score-final",
-        *dialogues,
-        STAGE_OF_KIND[kind],
-        f"verify-{kind}",
-    ]
-
-
-def _finished(run: RunFolder, recipe: Recipe, kind: DraftKind) -> list[Manifest]:
-    """The manifests of all shards of the stage that lets texts of a kind through, in order."""
-    stage = f"verify-{kind}"
-    inputs = run.root / "inputs.json"
-    number = len(json.loads(inputs.read_text(encoding="utf-8"))) if inputs.is_file() else 0
-    manifests = []
-    searched = [read_manifest(run, "dedup-find", bucket) for bucket in range(recipe.ingest.dedup_buckets)]
-    duplicates = [manifest for manifest in searched if manifest is not None]
-    _check_chain(run, duplicates)
-    for shard in range(number):
-        for name in (STAGE_OF_KIND[kind], stage):
-            if not run.manifest(name, shard).is_file():
-                raise DataError(
-                    f"{run.root}: shard {shard} of {name} is not finished; run `safetrove status {run.root}`, then finish it"
-                )
-        found = [read_manifest(run, name, shard) for name in _leading_stages(recipe, kind)]
-        chain = [manifest for manifest in found if manifest is not None]
-        _check_chain(run, chain, duplicates)
-        manifest = chain[-1]
-        for path, recorded in manifest.outputs.items():
-            if output_state(run.root / path, recorded, full=True) != "ok":
-                raise DataError(f"{run.root / path}: not as its stage wrote it; safetrove rerun it before exporting")
-        manifests.append(manifest)
-    if not manifests:
-        raise DataError(f"{run.root}: no shard of this run is finished")
-    return manifests
 
 
 def _write_rows(run: RunFolder, kind: DraftKind, manifests: list[Manifest], folder: Path) -> Counts:

@@ -324,7 +324,7 @@ def test_a_name_that_looks_like_a_lengthened_one_stays_apart(tmp_path, monkeypat
         (["form=completion", "system=Be kind."], "a text to continue has none; set `form: chat`"),
         (["model=2026-02-30"], "the value is not YAML; put it in quotes"),
         (["limit"], "--set limit: write it as key=value"),
-        (["model=x", "model.name=y"], "--set model.name: model holds a single value"),
+        (["model=x", "model.name=y"], "--set model.name=y: model holds a single value"),
     ],
 )
 def test_wrong_recipes_say_what_to_write(tmp_path, overrides, message):

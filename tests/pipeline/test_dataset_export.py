@@ -7,12 +7,14 @@ import pytest
 import yaml
 
 from classifiers.errors import DataError
-from pipeline.atomic_files import write_json, write_text
+from pipeline.atomic_files import write_text
 from pipeline.dataset_export.export import export_datasets, export_kind
+from pipeline.ingest.input_files import InputFile, freeze_input_files
 from pipeline.manifest import Manifest, OutputFile, Rows
 from pipeline.recipe import dump_recipe
 from pipeline.run import load_frozen_recipe
 from pipeline.run_folder import RunFolder
+from pipeline.stages.order import build_stages
 from pipeline.stages.synthesis import synthetic_table
 from pipeline.stages.verify import SYNTHETIC_SCHEMA
 from tests.pipeline.stage_runs import small_recipe, write_table
@@ -53,7 +55,11 @@ def make_run(folder, shards, licence="CC0-1.0"):
         RunFolder(folder / "run"),
     )
     write_text(run.recipe, dump_recipe(recipe))
-    write_json(run.root / "inputs.json", [{"shard": n} for n in range(len(shards))])
+    files = [InputFile("texts", "jsonl", f"{n}.jsonl", f"in/{n}.jsonl") for n in range(len(shards))]
+    freeze_input_files(files, run)
+    for stage in build_stages(recipe, run, files):
+        for shard in range(stage.shards):
+            Manifest(stage.name, shard, {}, Rows(), outputs={}).write(run.manifest(stage.name, shard))
     for kind, stage in (("rephrased", "rephrase"), ("refusal", "refuse"), ("moral", "moralise")):
         for shard, number in enumerate(shards):
             table = synthetic_table(run, kind, shard)
@@ -218,6 +224,12 @@ def test_what_is_not_whole_is_not_exported(tmp_path):
     manifest.unlink()
     with pytest.raises(DataError, match="shard 1 of verify-moral is not finished"):
         export_datasets(run, tmp_path / "out", ["moral"])
+    scored = run.manifest("score-final", 0)
+    kept = scored.read_bytes()
+    scored.unlink()
+    with pytest.raises(DataError, match="shard 0 of score-final is not finished"):
+        export_datasets(run, tmp_path / "out", ["rephrased"])
+    scored.write_bytes(kept)
     write_table(synthetic_table(run, "rephrased", 0), [row("rephrased", 9)], SYNTHETIC_SCHEMA)
     with pytest.raises(DataError, match=r"rephrased/00000\.parquet: not as its stage wrote it"):
         export_datasets(run, tmp_path / "out", ["rephrased"])
